@@ -54,6 +54,13 @@ ISAS: tuple[str, ...] = _capped(cpu.instruction_sets())
 ISA: str = ISAS[-1]
 """The one that new plans take."""
 
+
+def built_isas() -> tuple[str, ...]:
+    """The instruction sets that this installation was built for, plainest first."""
+    folder = Path(__file__).parent / "_kernels"
+    return tuple(isa for isa in _ALL_ISAS if (folder / isa).is_dir())
+
+
 _KERNEL_MODULES = ("direct", "gemm", "pool")
 _loaded: dict[str, SimpleNamespace] = {}
 
@@ -205,23 +212,26 @@ def clear_scratch() -> None:
 
 @dataclass(frozen=True)
 class Rates:
-    """Speeds the planner reckons with: one core, float32; double precision and int64 follow by width."""
+    """Speeds the planner reckons with, of one core in float32; 8-byte types take twice as long."""
 
     gemm: float
-    """Multiply-adds a second, times 2, of the packed product's tile."""
+    """Two for each multiply-add of the packed product's tile, a second."""
     direct: float
-    """The same of the direct method's tile."""
+    """The same of the direct method's tiles."""
     bandwidth: float
-    """Bytes a second of packing and copying within L2."""
+    """Bytes a second of packing and copying within the caches."""
     provenance: str
+    naive: float = 1e7
+    """The reference loops: two for each multiply-add, a second."""
 
 
+_ZEN4 = "measured on one core of an AMD Zen 4 server, GCC 12"
 _RATES = {
-    "baseline": Rates(20e9, 15e9, 8e9, "two cores of an AMD Zen 4 server, GCC 12, one thread"),
-    "avx2": Rates(90e9, 50e9, 10e9, "two cores of an AMD Zen 4 server, GCC 12, one thread"),
-    "avx512": Rates(90e9, 60e9, 10e9, "two cores of an AMD Zen 4 server, GCC 12, one thread"),
+    "baseline": Rates(20e9, 15e9, 8e9, _ZEN4),
+    "avx2": Rates(90e9, 50e9, 10e9, _ZEN4),
+    "avx512": Rates(90e9, 60e9, 10e9, _ZEN4),
 }
-CALL_SECONDS = 10e-6  # what any planned call costs before its kernel starts
+CALL_SECONDS = 8e-6  # of each kernel call, before its loops start
 PARALLEL_SECONDS = 50e-6  # below this much work a second thread costs more than it brings
 
 

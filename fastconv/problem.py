@@ -224,6 +224,11 @@ class ConvProblem:
         return {"float16": "float32", "int64": "uint64"}.get(self.dtype, self.dtype)
 
     @property
+    def compute_cval(self) -> float | int:
+        """The constant as the kernels take it."""
+        return int(self.cval) % 2**64 if self.dtype == "int64" else float(self.cval)
+
+    @property
     def itemsize(self) -> int:
         return 4 if self.compute_dtype == "float32" else 8
 

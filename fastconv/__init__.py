@@ -1,0 +1,54 @@
+"""2-D convolution, its gradients, pooling and windows on NumPy arrays, as fast as a CPU allows."""
+
+from fastconv.config import clear_caches, show_config
+from fastconv.errors import ShapeError, UnsupportedError
+from fastconv.machine import set_workers
+from fastconv.ops.conv import (
+    conv2d,
+    conv2d_backward,
+    conv2d_input_grad,
+    conv2d_weight_grad,
+    conv_transpose2d,
+    plan_conv2d,
+)
+from fastconv.ops.pool import (
+    avg_pool2d,
+    avg_pool2d_grad,
+    global_avg_pool2d,
+    global_max_pool2d,
+    max_pool2d,
+    max_pool2d_grad,
+    max_unpool2d,
+)
+from fastconv.ops.windows import col2im, extract_windows, im2col, upsample_zeros
+from fastconv.planner import METHODS, Plan, set_method
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "Plan",
+    "ShapeError",
+    "UnsupportedError",
+    "avg_pool2d",
+    "avg_pool2d_grad",
+    "clear_caches",
+    "col2im",
+    "conv2d",
+    "conv2d_backward",
+    "conv2d_input_grad",
+    "conv2d_weight_grad",
+    "conv_transpose2d",
+    "extract_windows",
+    "global_avg_pool2d",
+    "global_max_pool2d",
+    "im2col",
+    "max_pool2d",
+    "max_pool2d_grad",
+    "max_unpool2d",
+    "plan_conv2d",
+    "set_method",
+    "set_workers",
+    "show_config",
+    "upsample_zeros",
+]

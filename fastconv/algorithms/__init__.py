@@ -1,0 +1,25 @@
+"""The algorithms, one module each; the planner chooses among them.
+
+A module has
+
+    NAME                 the public method name
+    SCOPE, ELEMENTWISE   what ``error_bound`` mixes ("window" or "tile"), and whether it holds element by element
+    why_not(problem)     None, or the reason why it can't serve
+    variant(problem)     which form of it, for people
+    cost(problem, isa)   a Cost: flops, bytes moved, scratch
+    error_bound(problem) e of the contract
+    prepare(problem, isa)    tables that every run of a plan shares
+    pack(plan, w)        weights in the order the kernels read them
+    run(plan, a, b, bias, out, workers)
+                         forward: a = x, b = w; input_grad: a = dy, b = w; weight_grad: a = x, b = dy. ``w`` may
+                         be what ``pack`` gave. Arrays are checked, of the problem's compute dtype, aligned, of any
+                         strides, in the order N, C, H, W, not empty; ``bias`` is contiguous, empty for none.
+
+An algorithm does not know another one. Registering one is one line here; the last entry accepts every problem.
+"""
+
+from fastconv.algorithms import direct, im2col, naive
+
+__all__ = ["ALGORITHMS"]
+
+ALGORITHMS = (im2col, direct, naive)

@@ -1,0 +1,75 @@
+"""What several algorithms share: costs, the bound of a plain sum, views of the weights, blocks of scratch.
+
+Knows problems, arrays and the machine's scratch memory; no algorithm and no user input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastconv import machine
+from fastconv.problem import ConvProblem
+
+__all__ = ["PREFIX", "Cost", "grouped", "scratch", "sum_bound", "up"]
+
+PREFIX = {"float32": "f32", "float64": "f64", "uint64": "u64"}
+"""The kernels' names begin with their dtype."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an algorithm reckons a problem takes. Seconds are the planner's: it knows the machine's rates."""
+
+    flops: float
+    """Two for each multiply-add done, useful or not."""
+    bytes: float
+    """Moved by packing and copying, beside the product itself."""
+    shared: int
+    """Bytes of scratch that all workers share."""
+    worker: int
+    """Bytes of scratch of each worker."""
+    rate: str
+    """Which of machine.Rates the flops run at."""
+    calls: int = 1
+    """Kernel calls."""
+
+
+def up(extent: int, block: int) -> int:
+    """The next multiple of ``block``."""
+    return -(-extent // block) * block
+
+
+def sum_bound(problem: ConvProblem) -> float:
+    """e of |y - exact| <= e * sum |a||b| for a sum of n products in any order, with or without fused multiply-add.
+
+    n*u / (1 - n*u) with u the unit roundoff (N. Higham, Accuracy and Stability of Numerical Algorithms, 2002,
+    section 3.1); float16 results are rounded once more; integers are exact.
+    """
+    if problem.compute_dtype == "uint64":
+        return 0.0
+    n = (problem.terms + 1) * float(np.finfo(problem.compute_dtype).eps) / 2  # one more term: the bias
+    if n >= 0.5:
+        return math.inf
+    e = n / (1 - n)
+    return e if problem.dtype != "float16" else e + 2.0**-11 * (1 + e)
+
+
+def grouped(w: np.ndarray, groups: int) -> np.ndarray:
+    """A view of the weights as (groups, K/groups, C/groups, R, S)."""
+    return w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
+
+
+@contextmanager
+def scratch(nbytes: int) -> Iterator[Any]:
+    """Scratch memory for the duration of a block."""
+    buffer = machine.take_scratch(nbytes)
+    try:
+        yield buffer
+    finally:
+        machine.give_scratch(buffer)

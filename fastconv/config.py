@@ -1,0 +1,40 @@
+"""What is installed and in force, for people; and the caches of all rooms emptied at once.
+
+Stands above the operations; nothing but ``fastconv/__init__.py`` imports it.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import numpy as np
+
+from fastconv import machine, planner
+from fastconv.ops import conv
+
+__all__ = ["clear_caches", "show_config"]
+
+
+def clear_caches() -> None:
+    """Forget prepared calls and plans and free the scratch memory kept between calls.
+
+    Nothing else changes: the next call of each kind takes a little longer.
+    """
+    conv.clear_calls()
+    planner.clear_plans()
+    machine.clear_scratch()
+
+
+def show_config() -> None:
+    """Print version, compiler, instruction sets built and in use, OpenMP, workers and caches."""
+    cpu = machine.cpu
+    openmp = cpu.openmp_version()
+    l1, l2, l3 = (f"{n >> 10} KiB" if n else "unknown" for n in cpu.cache_sizes())
+    print(f"fastconv {metadata.version('fastconv')}")
+    print(f"  python {platform.python_version()}, numpy {np.__version__}, compiler {cpu.compiler()}")
+    print(f"  instruction sets: {', '.join(machine.built_isas())} built; {', '.join(machine.ISAS)} here; {machine.ISA} in use")
+    print(f"  openmp: {openmp or 'none'}; workers by default: {machine.resolve_workers(None)}")
+    print(f"  data caches: L1 {l1}, L2 {l2}, L3 {l3}")
+    print(f"  methods: {', '.join(planner.METHODS)}")
+

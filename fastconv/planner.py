@@ -1,0 +1,283 @@
+"""Chooses the algorithm of a problem, and explains the choice.
+
+A problem goes through every algorithm: the reason it can't serve, its error bound, its scratch, its cost; what is
+left with the least time wins. The result is a Plan, cached. Reads no array values; knows no algorithm's inside.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fastconv import machine
+from fastconv.algorithms import ALGORITHMS
+from fastconv.algorithms.common import Cost
+from fastconv.errors import UnsupportedError
+from fastconv.problem import ConvProblem, integer
+
+__all__ = ["METHODS", "Plan", "check_method", "check_options", "default_method", "plan", "set_method"]
+
+_ORDER = ("naive", "direct", "im2col", "gemm", "winograd", "fft", "separable")
+METHODS: tuple[str, ...] = tuple(sorted((a.NAME for a in ALGORITHMS), key=_ORDER.index))
+"""The methods that a call may name, beside "auto"."""
+
+AUTO_WORKSPACE = 64 << 20
+"""Bytes of scratch that "auto" takes at the most, unless told otherwise or nothing else can serve."""
+
+_default: contextvars.ContextVar[str] = contextvars.ContextVar("fastconv_method", default="auto")
+
+
+def check_method(method: object) -> str:
+    if method == "auto" or method in METHODS:
+        return str(method)
+    raise ValueError(f"method: got {method!r}; must be 'auto' or one of {', '.join(map(repr, METHODS))}")
+
+
+def default_method() -> str:
+    """What ``method="auto"`` means now."""
+    return _default.get()
+
+
+def set_method(name: str) -> machine.Default:
+    """Set the method of calls and plans that leave ``method="auto"``.
+
+    Parameters
+    ----------
+    name : str
+        "auto" or one of ``fastconv.METHODS``.
+
+    Returns
+    -------
+    A context manager that restores the former default when its block ends; used as a plain call, the default
+    stays. It holds for the current thread or asyncio task (``contextvars``).
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> with fastconv.set_method("direct"):
+    ...     plan = fastconv.plan_conv2d((1, 1, 5, 5), (1, 1, 3, 3))
+    >>> plan.method
+    'direct'
+    """
+    return machine.Default(_default, check_method(name))
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What the planner found about one algorithm."""
+
+    algorithm: ModuleType
+    variant: str
+    cost: Cost
+    seconds: float
+    bound: float
+    refusal: str | None
+
+    @property
+    def workspace(self) -> int:
+        return self.cost.shared + self.cost.worker
+
+    def line(self) -> str:
+        text = (
+            f"{self.algorithm.NAME:<9} {_time(self.seconds):>9}  {_size(self.workspace):>9}  "
+            f"error {self.bound:.1e} ({self.algorithm.SCOPE})  {self.variant}"
+        )
+        return f"{text}; refused: {self.refusal}" if self.refusal else text
+
+
+@dataclass
+class Plan:
+    """How one problem is computed: an algorithm with its options settled, ready to be called again and again.
+
+    Made by ``plan_conv2d``. A forward plan is called ``plan(x, w_or_packed, bias=None, out=None)``, an input gradient
+    ``plan(dy, w_or_packed)``, a weight gradient ``plan(x, dy)``, with arrays of the shapes it was made for.
+    """
+
+    problem: ConvProblem
+    isa: str
+    tables: Any = field(repr=False)
+    _chosen: _Verdict = field(repr=False)
+    _verdicts: tuple[_Verdict, ...] = field(repr=False)
+    _limit: float = field(repr=False)
+    caller: Callable | None = field(default=None, repr=False)
+    """Checks arrays and runs this plan: set by the operation that hands it out."""
+    packer: Callable | None = field(default=None, repr=False)
+
+    @property
+    def method(self) -> str:
+        """One of ``fastconv.METHODS``."""
+        return self._chosen.algorithm.NAME
+
+    @property
+    def variant(self) -> str:
+        """What form of the method."""
+        return self._chosen.variant
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Scratch memory of a call with one worker, beyond inputs and outputs."""
+        return self._chosen.workspace
+
+    @property
+    def flops(self) -> int:
+        """Two for each multiply-add of the direct sum, whatever the method."""
+        return self.problem.flops
+
+    @property
+    def error_bound(self) -> float:
+        """e of |y - exact| <= e * sum_j ||a_j||_2 ||b_j||_2, plus underflow (see ``conv2d``)."""
+        return self._chosen.bound
+
+    @property
+    def error_scope(self) -> str:
+        """What the norms of the bound run over: "window" or "tile"."""
+        return self._chosen.algorithm.SCOPE
+
+    def explain(self) -> str:
+        """The problem, then a line for each method: time reckoned, scratch, error bound, or why it was refused."""
+        chosen = self._chosen
+        rates = machine.rates(self.isa)
+        lines = [
+            f"{self.problem.text}  ({self.flops / 1e9:.3g} GFLOP, {self.isa}, one worker; rates {rates.provenance})",
+            *(("> " if verdict.algorithm is chosen.algorithm else "  ") + verdict.line() for verdict in self._verdicts),
+        ]
+        return "\n".join(lines)
+
+    def pack(self, w: Any) -> Any:
+        """The weights in the order the kernels read them, to be passed in their place. A copy: w may change later."""
+        if self.packer is None:
+            raise TypeError("pack: this plan has no weights to pack")
+        return self.packer(w)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        if self.caller is None:
+            raise TypeError("this plan is not bound to an operation; make plans with plan_conv2d")
+        return self.caller(*args, **kwargs)
+
+    def pack_checked(self, w: np.ndarray) -> Any:
+        """``pack`` on a checked array of the compute dtype."""
+        return self._chosen.algorithm.pack(self, w)
+
+    def run(self, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
+        """Compute on checked arrays (fastconv.algorithms says what that means)."""
+        self._chosen.algorithm.run(self, a, b, bias, out, min(workers, self._most_workers))
+
+    def __post_init__(self) -> None:
+        cost = self._chosen.cost
+        if self._chosen.seconds < machine.PARALLEL_SECONDS:
+            most = 1
+        elif math.isinf(self._limit) or cost.worker == 0:
+            most = 1 << 20
+        else:
+            most = max(int((self._limit - cost.shared) // cost.worker), 1)
+        self._most_workers = most
+
+
+def check_options(method: object, max_error: object, elementwise: object, max_workspace: object) -> dict:
+    """The options that choose a method, checked; "auto" becomes the default in force."""
+    name = check_method(method)
+    if max_error is not None:
+        if not isinstance(max_error, numbers.Real) or isinstance(max_error, bool):
+            raise TypeError(f"max_error: got {max_error!r}; must be None or a number")
+        if not max_error >= 0:
+            raise ValueError(f"max_error: got {max_error}; must be None or at least 0")
+        max_error = float(max_error)
+    if not isinstance(elementwise, (bool, np.bool_)):
+        raise TypeError(f"elementwise: got {elementwise!r}; must be True or False")
+    if max_workspace is not None:
+        max_workspace = integer(max_workspace, "max_workspace", 0)
+    return {
+        "method": default_method() if name == "auto" else name,
+        "max_error": max_error,
+        "elementwise": bool(elementwise),
+        "max_workspace": max_workspace,
+    }
+
+
+def plan(
+    problem: ConvProblem,
+    method: str = "auto",
+    max_error: float | None = None,
+    elementwise: bool = False,
+    max_workspace: int | None = None,
+) -> Plan:
+    """The plan of a problem under checked options; cached."""
+    return _plan(problem, method, max_error, elementwise, max_workspace, machine.ISA)
+
+
+@lru_cache(maxsize=1024)
+def _plan(
+    problem: ConvProblem,
+    method: str,
+    max_error: float | None,
+    elementwise: bool,
+    max_workspace: int | None,
+    isa: str,
+) -> Plan:
+    limit: float = math.inf if max_workspace is None else max_workspace
+    if max_workspace is None and method == "auto":
+        limit = AUTO_WORKSPACE
+    verdicts = tuple(_judge(a, problem, max_error, elementwise, limit, isa) for a in ALGORITHMS)
+    if method == "auto":
+        fit = [v for v in verdicts if v.refusal is None]
+        if not fit and max_workspace is None:  # "auto" serves where any method can, with the least scratch
+            limit = math.inf
+            fit = [v for v in (_judge(a, problem, max_error, elementwise, limit, isa) for a in ALGORITHMS) if not v.refusal]
+            fit.sort(key=lambda v: v.workspace)
+            fit = fit[:1]
+        if not fit:
+            reasons = "; ".join(f"{v.algorithm.NAME}: {v.refusal}" for v in verdicts)
+            raise UnsupportedError(f"method: no method can serve {problem.text}: {reasons}")
+        chosen = min(fit, key=lambda v: v.seconds)
+    else:
+        chosen = next(v for v in verdicts if v.algorithm.NAME == method)
+        if chosen.refusal:
+            raise UnsupportedError(f"method: {method!r} can't serve {problem.text}: {chosen.refusal}")
+    return Plan(problem, isa, chosen.algorithm.prepare(problem, isa), chosen, verdicts, limit)
+
+
+def _judge(
+    algorithm: ModuleType,
+    problem: ConvProblem,
+    max_error: float | None,
+    elementwise: bool,
+    limit: float,
+    isa: str,
+) -> _Verdict:
+    refusal = algorithm.why_not(problem)
+    if refusal:
+        return _Verdict(algorithm, "", Cost(0, 0, 0, 0, "direct"), math.inf, math.inf, refusal)
+    cost, bound = algorithm.cost(problem, isa), algorithm.error_bound(problem)
+    if max_error is not None and not bound <= max_error:
+        refusal = f"its error_bound is {bound:.2e}, max_error {max_error:.2e}"
+    elif elementwise and not algorithm.ELEMENTWISE:
+        refusal = "its error bound doesn't hold element by element"
+    elif cost.shared + cost.worker > limit:
+        refusal = f"it needs {cost.shared + cost.worker} bytes of scratch, max_workspace is {limit:.0f}"
+    rates = machine.rates(isa)
+    seconds = cost.flops / getattr(rates, cost.rate) * problem.itemsize / 4 + cost.bytes / rates.bandwidth
+    return _Verdict(algorithm, algorithm.variant(problem), cost, seconds + cost.calls * machine.CALL_SECONDS, bound, refusal)
+
+
+def clear_plans() -> None:
+    _plan.cache_clear()
+
+
+def _time(seconds: float) -> str:
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.1f} us"
+    return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _size(nbytes: float) -> str:
+    if nbytes < 1 << 10:
+        return f"{nbytes:.0f} B"
+    return f"{nbytes / 2**10:.1f} KiB" if nbytes < 1 << 20 else f"{nbytes / 2**20:.1f} MiB"
