@@ -116,7 +116,10 @@ class BuildKernels(build_ext):
         return True
 
 
-VECTOR_PROBE = "typedef float v __attribute__((vector_size(16))); int main(void) { v a = {1}; a += a; return a[0] != 2; }\n"
+VECTOR_PROBE = """
+typedef float v __attribute__((vector_size(16)));
+int main(void) { v a = {1}; a += a; return a[0] != 2; }
+"""
 OPENMP_PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
 OPENMP_FLAGS = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
 

@@ -13,10 +13,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeGuard
 
 import numpy as np
 
-from fastconv.boundary import BOUNDARIES, boundary_index
+from fastconv.boundary import BOUNDARIES, boundary_index, most_repeats
 from fastconv.errors import ShapeError
 
 __all__ = ["ConvProblem", "Pads", "PoolProblem", "check_size", "integer", "output_extent", "pair", "parse_padding"]
@@ -41,11 +42,15 @@ def integer(value: object, name: str, least: int) -> int:
     return n
 
 
+def _is_sequence(value: object) -> TypeGuard[Sequence | np.ndarray]:
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
 def pair(value: object, name: str, least: int) -> tuple[int, int]:
     """An option that is an integer or one for each image axis."""
-    if isinstance(value, (str, bytes)):
-        raise TypeError(f"{name}: got {value!r}; must be an integer or a pair of integers")
-    if isinstance(value, (Sequence, np.ndarray)) and np.ndim(value) > 0:  # type: ignore[arg-type]
+    if _is_sequence(value):
         if len(value) != 2:
             raise ShapeError(f"{name}: got {value!r}; must be an integer or a pair of integers")
         return integer(value[0], name, least), integer(value[1], name, least)
@@ -81,9 +86,11 @@ def parse_padding(
             f"padding: got {padding!r}; must be 'valid', 'same', 'same_lower', 'full', an integer, (ph, pw) or "
             "((top, bottom), (left, right))"
         )
-    if isinstance(padding, (Sequence, np.ndarray)) and np.ndim(padding) != 0:  # type: ignore[arg-type]
+    if _is_sequence(padding):
         if len(padding) != 2:
-            raise ShapeError(f"padding: got {padding!r}; must be an integer, (ph, pw) or ((top, bottom), (left, right))")
+            raise ShapeError(
+                f"padding: got {padding!r}; must be an integer, (ph, pw) or ((top, bottom), (left, right))"
+            )
         first, second = (pair(p, "padding", 0) for p in padding)
         return (first, second)
     n = integer(padding, "padding", 0)
@@ -242,8 +249,7 @@ class ConvProblem:
         taps = self.K // self.groups * self.R * self.S
         if self.boundary == "constant":
             return taps
-        repeats = [-(-(h + sum(p)) // h) + 2 for h, p in zip((self.H, self.W), self.padding, strict=True)]
-        return taps * repeats[0] * repeats[1]
+        return taps * most_repeats(self.rows()) * most_repeats(self.columns())
 
     @cached_property
     def flops(self) -> int:
@@ -288,7 +294,7 @@ class ConvProblem:
             if word in names:
                 fields[names[word]] = word
                 continue
-            match = re.fullmatch(r"([a-z]+)(\S+)", word)
+            match = re.fullmatch(r"(stride|pad|dil|cval|[nchwkrsg])([-\d].*|inf|nan)", word)
             key, value = match.groups() if match else ("", "")
             if key in tuple("nchwkrs"):
                 fields[key.upper()] = int(value)
@@ -302,7 +308,7 @@ class ConvProblem:
             elif key == "g":
                 fields["groups"] = int(value)
             elif key == "cval":
-                fields["cval"] = float(value)
+                fields["cval"] = int(value) if re.fullmatch(r"-?\d+", value) else float(value)
             else:
                 raise ValueError(f"problem text: {word!r} in {line!r} is not understood")
         return cls(**fields)
@@ -349,8 +355,9 @@ class PoolProblem:
         """Every window must hold a pixel. Only those at the two ends can miss the image, or step over it."""
         kernel, stride, dilation = (self.R, self.S)[axis], self.stride[axis], self.dilation[axis]
         before = self.padding[axis][0]
-        steps = -(-(before + 1) // stride) + 1
-        for i in itertools.chain(range(min(windows, steps)), [windows - 1]):
+        starting_before = -(-(before + 1) // stride) + 1
+        period = dilation // math.gcd(dilation, stride)  # of the place where a window's taps enter the image
+        for i in itertools.chain(range(min(windows, starting_before, period)), [windows - 1]):
             first = i * stride - before  # the first tap; the first tap inside the image is the next one at or above 0
             skipped = max(0, -(first // dilation))
             if skipped >= kernel or first + skipped * dilation >= extent:

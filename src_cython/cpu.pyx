@@ -32,7 +32,8 @@ cdef extern from *:
 
     #ifdef _SC_LEVEL1_DCACHE_SIZE
     static long cache_bytes(int level) {
-        return sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE : level == 2 ? _SC_LEVEL2_CACHE_SIZE : _SC_LEVEL3_CACHE_SIZE);
+        return sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE : level == 2 ? _SC_LEVEL2_CACHE_SIZE
+                                                                        : _SC_LEVEL3_CACHE_SIZE);
     }
     #else
     static long cache_bytes(int level) { (void)level; return 0; }

@@ -47,7 +47,7 @@ cdef inline void gather_windows(
     Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t p0, Py_ssize_t p1, Py_ssize_t q0, Py_ssize_t q1,
     element* cols, Py_ssize_t ld,  # elements from one window row to the next
 ) noexcept nogil:
-    """cols (c1-c0)*R*S rows of (p1-p0)*(q1-q0) pixels: the windows of channels c0..c1 at rows p0..p1, columns q0..q1."""
+    """Rows of (p1-p0)*(q1-q0) pixels: the windows of channels c0..c1 at output rows p0..p1, columns q0..q1."""
     cdef Py_ssize_t c, r, s, p, q, h, inside, outside, offset, width = q1 - q0
     cdef const element* row
     cdef element* out
