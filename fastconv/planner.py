@@ -187,9 +187,9 @@ def check_options(method: object, max_error: object, elementwise: object, max_wo
     if max_error is not None:
         if not isinstance(max_error, numbers.Real) or isinstance(max_error, bool):
             raise TypeError(f"max_error: got {max_error!r}; must be None or a number")
+        max_error = float(max_error)
         if not max_error >= 0:
             raise ValueError(f"max_error: got {max_error}; must be None or at least 0")
-        max_error = float(max_error)
     if not isinstance(elementwise, (bool, np.bool_)):
         raise TypeError(f"elementwise: got {elementwise!r}; must be True or False")
     if max_workspace is not None:
@@ -230,15 +230,14 @@ def _plan(
         fit = [v for v in verdicts if v.refusal is None]
         if not fit and max_workspace is None:  # "auto" serves where any method can, with the least scratch
             limit = math.inf
-            fit = [v for v in (_judge(a, problem, max_error, elementwise, limit, isa) for a in ALGORITHMS) if not v.refusal]
-            fit.sort(key=lambda v: v.workspace)
-            fit = fit[:1]
+            unlimited = [_judge(a, problem, max_error, elementwise, limit, isa) for a in ALGORITHMS]
+            fit = sorted((v for v in unlimited if v.refusal is None), key=lambda v: v.workspace)[:1]
         if not fit:
             reasons = "; ".join(f"{v.algorithm.NAME}: {v.refusal}" for v in verdicts)
             raise UnsupportedError(f"method: no method can serve {problem.text}: {reasons}")
         chosen = min(fit, key=lambda v: v.seconds)
     else:
-        chosen = next(v for v in verdicts if v.algorithm.NAME == method)
+        chosen = next(v for v in verdicts if method == v.algorithm.NAME)
         if chosen.refusal:
             raise UnsupportedError(f"method: {method!r} can't serve {problem.text}: {chosen.refusal}")
     return Plan(problem, isa, chosen.algorithm.prepare(problem, isa), chosen, verdicts, limit)
@@ -264,7 +263,8 @@ def _judge(
         refusal = f"it needs {cost.shared + cost.worker} bytes of scratch, max_workspace is {limit:.0f}"
     rates = machine.rates(isa)
     seconds = cost.flops / getattr(rates, cost.rate) * problem.itemsize / 4 + cost.bytes / rates.bandwidth
-    return _Verdict(algorithm, algorithm.variant(problem), cost, seconds + cost.calls * machine.CALL_SECONDS, bound, refusal)
+    seconds += cost.calls * machine.CALL_SECONDS
+    return _Verdict(algorithm, algorithm.variant(problem), cost, seconds, bound, refusal)
 
 
 def clear_plans() -> None:

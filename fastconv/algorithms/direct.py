@@ -31,7 +31,7 @@ def why_not(problem: ConvProblem) -> str | None:
 
 
 def variant(problem: ConvProblem) -> str:
-    return "depthwise" if problem.groups > 1 and problem.K == problem.groups else "blocks of rows"
+    return "depthwise" if problem.groups > 1 and problem.groups == problem.K else "blocks of rows"
 
 
 def error_bound(problem: ConvProblem) -> float:

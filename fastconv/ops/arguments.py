@@ -88,15 +88,14 @@ def check_cval(cval: object, integers: bool) -> float | int:
     """The constant beyond the edge: a real number, a whole one (kept as int) with integer operands."""
     if isinstance(cval, np.ndarray) and cval.ndim == 0:
         cval = cval[()]
-    if not isinstance(cval, (numbers.Real, np.bool_)):
-        raise TypeError(f"cval: got {cval!r}; must be a real number")
-    if not integers:
-        return float(cval)  # type: ignore[arg-type]
     if isinstance(cval, (numbers.Integral, np.bool_)):
-        return int(cval)  # type: ignore[arg-type]
-    if not math.isfinite(cval) or cval != int(cval):  # type: ignore[arg-type]
+        return int(cval) if integers else float(cval)
+    if not isinstance(cval, numbers.Real):
+        raise TypeError(f"cval: got {cval!r}; must be a real number")
+    value = float(cval)
+    if integers and not (math.isfinite(value) and value.is_integer()):
         raise TypeError(f"cval: got {cval!r}; must be a whole number where the operands are integers")
-    return int(cval)  # type: ignore[arg-type]
+    return int(value) if integers else value
 
 
 def magnitude(array: np.ndarray) -> int:
@@ -130,7 +129,7 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[n
 
 def _share(a: np.ndarray, b: np.ndarray) -> bool:
     try:
-        return np.shares_memory(a, b, max_work=10**6)
+        return np.shares_memory(a, b, max_work=10**6)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True  # not known to be apart
 

@@ -7,26 +7,24 @@ shapes, dtypes and options take a short cut: a dictionary from the raw arguments
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastconv import machine, planner
-from fastconv.boundary import boundary_name, most_repeats
+from fastconv.boundary import boundary_name
 from fastconv.errors import ShapeError
 from fastconv.ops import arguments as check
 from fastconv.ops.arguments import INT64_LARGEST
+from fastconv.ops.call import Call, Settings, as_bias, bind, check_overflow, in_layout, make_call, result_dtypes
 from fastconv.problem import ConvProblem, check_size, integer, pair, parse_padding, transposed_padding
 
 __all__ = [
     "conv2d", "conv2d_backward", "conv2d_input_grad", "conv2d_weight_grad", "conv_transpose2d", "plan_conv2d",
 ]  # fmt: skip
 
-_NO_BIAS = {name: np.empty(0, name) for name in ("float32", "float64", "uint64")}
 _AXES = {"NCHW": "N, C, H, W", "NHWC": "N, H, W, C"}
-_OVERFLOW = ("raise", "saturate", "wrap")
 
 Options = tuple
 """(stride, padding, dilation, groups, boundary, cval, layout, method, max_error, elementwise, max_workspace, dtype,
@@ -35,149 +33,11 @@ overflow), as given by the caller."""
 
 # --- prepared calls --------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class _Call:
-    """Everything about a call that its arrays' shapes and dtypes and its options settle."""
-
-    plan: planner.Plan
-    compute: np.dtype
-    result: np.dtype
-    bias_dtype: np.dtype
-    shape: tuple[int, ...]
-    """Of the result, in the caller's layout."""
-    overflow: str
-
-    def __call__(
-        self, a: np.ndarray, b: Any, bias: np.ndarray | None, out: np.ndarray | None, workers: int | None
-    ) -> np.ndarray:
-        """Operands as fastconv.algorithms orders them, with the shapes this call was prepared for."""
-        problem, compute, result = self.plan.problem, self.compute, self.result
-        exact = problem.dtype == "int64"
-        arrays = isinstance(b, np.ndarray)
-        if out is not None:
-            check.check_out(out, self.shape, result, (a, b if arrays else None, bias))
-        if exact:
-            self._refuse_overflow(a, b, bias)
-        workers = machine.resolve_workers(workers)
-        target = out
-        if out is None or not out.flags.aligned or not self._direct:
-            target = check.new_array(self.shape, self._work)
-        assert target is not None
-        first = target if target.dtype == compute else target.view(compute)
-        a, bias = self._operand(a), self._bias(bias)
-        layout = problem.layout
-        if layout == "NHWC":
-            a = a.transpose(0, 3, 1, 2)
-            if problem.direction != "weight_grad":
-                first = first.transpose(0, 3, 1, 2)
-        if arrays:
-            b = self._operand(b)
-            if layout == "NHWC" and problem.direction == "weight_grad":
-                b = b.transpose(0, 3, 1, 2)
-        else:
-            b = b.data
-        if first.size == 0 or a.size == 0 or (arrays and b.size == 0):
-            first[...] = bias[:, None, None] if bias.size else 0
-        else:
-            self.plan.run(a, b, bias, first, workers)
-        if self._direct and target is not out:
-            if out is None:
-                return target
-            out[...] = target
-        elif target is not out:
-            values = check.narrow(target, result, self.overflow)
-            if out is None:
-                return values
-            out[...] = values
-        assert out is not None
-        return out
-
-    @property
-    def _direct(self) -> bool:
-        """The kernels compute in the result's dtype."""
-        return self._work == self.result
-
-    @property
-    def _work(self) -> np.dtype:
-        return np.dtype(np.int64) if self.compute.kind == "u" else self.compute
-
-    def _operand(self, array: np.ndarray) -> np.ndarray:
-        if self.compute.kind == "u":
-            return check.normal(array, np.dtype(np.int64)).view(np.uint64)
-        return check.normal(array, self.compute)
-
-    def _bias(self, bias: np.ndarray | None) -> np.ndarray:
-        if bias is None:
-            return _NO_BIAS[self.compute.name]
-        if self.compute.kind == "u":
-            return np.ascontiguousarray(bias.astype(np.int64)).view(np.uint64)
-        with np.errstate(over="ignore"):
-            return np.ascontiguousarray(bias.astype(self.bias_dtype, copy=False).astype(self.compute, copy=False))
-
-    def _refuse_overflow(self, a: np.ndarray, b: Any, bias: np.ndarray | None) -> None:
-        """max|a| * (largest sum of |b|) + |bias| must stay below 2**63."""
-        problem = self.plan.problem
-        if isinstance(b, _PackedWeights):
-            largest, total, most = b.largest, b.total, b.total
-        else:
-            largest, total, most = check.magnitude(b), None, 0
-        left = check.magnitude(a)
-        if problem.direction != "input_grad" and problem.padded_shape != problem.x_shape:
-            left = max(left, abs(int(problem.cval)))
-        extra = 0 if bias is None else check.magnitude(bias)
-        if left * largest * problem.terms + extra <= INT64_LARGEST:
-            return
-        repeats = 1
-        if problem.direction == "input_grad":
-            repeats = most_repeats(problem.rows()) * most_repeats(problem.columns())
-        if total is None:
-            most = _largest_sum(b, problem)
-        if left * most * repeats + extra > INT64_LARGEST:
-            raise OverflowError(
-                f"the exact integer result could reach {left * most * repeats + extra}, beyond int64; "
-                "pass dtype='float64' to work in floating point"
-            )
-
-
-@dataclass(frozen=True)
-class _PackedWeights:
-    """Weights in a plan's own order: made by Plan.pack, good for that plan's problem, method and instruction set."""
-
-    plan: tuple
-    dtype: np.dtype
-    data: Any
-    largest: int
-    total: int
-
-
-def _largest_sum(b: np.ndarray, problem: ConvProblem) -> int:
-    """The largest sum of |b| that meets one element of the result; exact, whatever its size."""
-    if b.size == 0:
-        return 0
-    if problem.direction == "weight_grad":
-        b = check.channels_first(b, problem.layout)
-        rows = [b[:, k] for k in range(problem.K)]
-    elif problem.direction == "forward":
-        rows = list(b)
-    else:
-        grouped = b.reshape(problem.groups, -1, *b.shape[1:])
-        rows = [grouped[g, :, c] for g in range(problem.groups) for c in range(b.shape[1])]
-    return max(_sum_of_sizes(row) for row in rows)
-
-
-def _sum_of_sizes(values: np.ndarray) -> int:
-    # |int64 min| wraps to itself and reads right as uint64; halves of 32 bits can't overflow their sums.
-    sizes = values.astype(np.uint64) if values.dtype.kind in "ub" else np.abs(values.astype(np.int64)).view(np.uint64)
-    low = int((sizes & np.uint64(0xFFFFFFFF)).sum(dtype=np.uint64))
-    return (int((sizes >> np.uint64(32)).sum(dtype=np.uint64)) << 32) + low
-
-
-_calls: dict[tuple, _Call] = {}
+_calls: dict[tuple, Call] = {}
 _CALLS_KEPT = 4096
 
 
-def _prepared(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, options: Options) -> _Call:
+def _prepared(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, options: Options) -> Call:
     """The prepared call for these operands and options; from the dictionary where it has been seen before."""
     key = (direction, a.shape, a.dtype, b.shape, b.dtype, shapes, options, planner.default_method(), machine.ISA)
     try:
@@ -196,7 +56,7 @@ def clear_calls() -> None:
     _calls.clear()
 
 
-def _prepare(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, options: Options) -> _Call:
+def _prepare(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, options: Options) -> Call:
     """Check shapes and options, plan the problem."""
     layout = check.check_layout(options[6])
     if direction == "weight_grad":
@@ -210,28 +70,16 @@ def _prepare(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, option
         check.check_rank(b, "w", "K, C/groups, R, S")
         x_shape, w_shape = (a.shape if direction == "forward" else shapes), b.shape
     problem, settings = _problem(direction, x_shape, w_shape, np.result_type(a.dtype, b.dtype), options)
-    y_shape = _in_layout(problem.y_shape, layout)
+    y_shape = in_layout(problem.y_shape, layout)
     if direction != "forward":
         dy, given = (a, "input_shape") if direction == "input_grad" else (b, "kernel_shape")
         check.check_same_shape(dy, "dy", y_shape, f"the output of a convolution with this {given} and geometry")
-    return _call_of(problem, np.result_type(a.dtype, b.dtype), settings)
-
-
-def _in_layout(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
-    n, c, h, w = shape
-    return (n, h, w, c) if layout == "NHWC" else (n, c, h, w)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    planning: dict
-    result: np.dtype
-    overflow: str
+    return make_call(problem, np.result_type(a.dtype, b.dtype), settings)
 
 
 def _problem(
     direction: str, x_shape: Sequence[int], w_shape: Sequence[int], promoted: np.dtype, options: Options
-) -> tuple[ConvProblem, _Settings]:
+) -> tuple[ConvProblem, Settings]:
     """The problem that shapes (in the caller's layout), operand dtype and options describe."""
     (stride, padding, dilation, groups, boundary, cval, layout, method, max_error, elementwise, max_workspace, dtype,
      overflow) = options  # fmt: skip
@@ -252,57 +100,15 @@ def _problem(
         )
     stride, dilation = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
     pads = parse_padding(padding, (h, w), (r, s), stride, dilation)
-    work, result = _dtypes(promoted, dtype)
-    if overflow not in _OVERFLOW:
-        raise ValueError(f"overflow: got {overflow!r}; must be one of {', '.join(map(repr, _OVERFLOW))}")
+    work, result = result_dtypes(promoted, dtype)
+    overflow = check_overflow(overflow)
     problem = ConvProblem(
         N=n, C=c, H=h, W=w, K=k, R=r, S=s, stride=stride, padding=pads, dilation=dilation, groups=groups,
         boundary=boundary_name(boundary), cval=check.check_cval(cval, promoted.kind in "biu"), layout=layout,
         dtype=work, direction=direction,
     )  # fmt: skip
     planning = planner.check_options(method, max_error, elementwise, max_workspace)
-    return problem, _Settings(planning, result, overflow)
-
-
-def _dtypes(promoted: np.dtype, dtype: Any) -> tuple[str, np.dtype]:
-    """What is computed in ("int64" is exact), and the result's dtype."""
-    promoted = promoted.newbyteorder("=")
-    if dtype is None:
-        return ("int64", np.dtype(np.int64)) if promoted.kind in "biu" else (promoted.name, promoted)
-    try:
-        wanted = np.dtype(dtype)
-    except TypeError:
-        raise TypeError(f"dtype: got {dtype!r}; must be a float or integer dtype") from None
-    if wanted.kind not in "iuf" or wanted.itemsize > 8 or not wanted.isnative:
-        raise TypeError(f"dtype: got {wanted}; must be a native float16, float32, float64 or integer dtype")
-    if promoted.kind in "biu" and wanted.kind in "iu":
-        return "int64", wanted
-    return np.result_type(promoted, wanted).name, wanted
-
-
-def _call_of(problem: ConvProblem, promoted: np.dtype, settings: _Settings) -> _Call:
-    plan = planner.plan(problem, **settings.planning)
-    compute = np.dtype(problem.compute_dtype)
-    shape = problem.out_shape
-    if problem.direction != "weight_grad":
-        shape = _in_layout(shape, problem.layout)  # type: ignore[assignment]
-    bias_dtype = promoted if promoted.kind == "f" else compute
-    return _Call(plan, compute, settings.result, bias_dtype, shape, settings.overflow)
-
-
-def _as_bias(bias: Any, extent: int, exact: bool) -> np.ndarray | None:
-    if bias is None:
-        return None
-    bias = check.as_operand(bias, "bias")
-    if bias.shape != (extent,):
-        raise ShapeError(f"bias: got shape {bias.shape}; must be ({extent},), one for each output channel")
-    if exact and bias.dtype.kind == "f":
-        if not (np.isfinite(bias).all() and (bias == np.rint(bias)).all()):
-            raise TypeError("bias: got fractions; must be whole numbers where the operands are integers")
-        if bias.size and np.abs(bias.astype(np.float64)).max() >= 2.0**63:
-            raise OverflowError("bias: reaches beyond int64")
-        bias = bias.astype(np.int64)
-    return bias
+    return problem, Settings(planning, result, overflow)
 
 
 # --- public functions ------------------------------------------------------------------------------
@@ -409,7 +215,7 @@ def conv2d(
                dtype, overflow)  # fmt: skip
     call = _prepared("forward", x, w, (), options)
     if bias is not None:
-        bias = _as_bias(bias, call.plan.problem.K, call.plan.problem.dtype == "int64")
+        bias = as_bias(bias, call.plan.problem.K, call.plan.problem.dtype == "int64")
     return call(x, w, bias, out, workers)
 
 
@@ -627,7 +433,7 @@ _OPTION_DEFAULTS = {
 _OPTION_NAMES = tuple(_OPTION_DEFAULTS)
 
 
-def _bias_grad(dy: np.ndarray, layout: str, call: _Call) -> np.ndarray:
+def _bias_grad(dy: np.ndarray, layout: str, call: Call) -> np.ndarray:
     axes = (0, 2, 3) if layout == "NCHW" else (0, 1, 2)
     if call.plan.problem.dtype == "int64":
         most = check.magnitude(dy) * (dy.size // max(call.plan.problem.K, 1))
@@ -719,27 +525,27 @@ def conv_transpose2d(
         raise ShapeError(f"w: got shape {w.shape}; only its first extent may be 0")
     stride, dilation = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
     extra = pair(output_padding, "output_padding", 0)
-    for e, st, d in zip(extra, stride, dilation, strict=True):
-        if e >= max(st, d):
-            raise ShapeError(f"output_padding: got {output_padding!r}; must be below max(stride, dilation) = {max(st, d)}")
+    for e, limit in zip(extra, map(max, stride, dilation), strict=True):
+        if e >= limit:
+            raise ShapeError(f"output_padding: got {output_padding!r}; must be below max(stride, dilation) = {limit}")
     (height, wide), pads = transposed_padding(padding, (h, width), (r, s), stride, dilation, extra)
     check_size("y", (n, k, height, wide))
-    work, result = _dtypes(np.result_type(x.dtype, w.dtype), dtype)
-    if overflow not in _OVERFLOW:
-        raise ValueError(f"overflow: got {overflow!r}; must be one of {', '.join(map(repr, _OVERFLOW))}")
+    work, result = result_dtypes(np.result_type(x.dtype, w.dtype), dtype)
+    overflow = check_overflow(overflow)
     planning = planner.check_options(method, max_error, elementwise, max_workspace)
-    bias = _as_bias(bias, k, work == "int64")
+    bias = as_bias(bias, k, work == "int64")
     if c == 0:  # no product at all: a problem with the one channel it can't do without
-        y = check.new_array(_in_layout((n, k, height, wide), layout), result)
+        y = check.new_array(in_layout((n, k, height, wide), layout), result)
         if out is not None:
             check.check_out(out, y.shape, result, (x, w, bias))
-        check.channels_first(y, layout)[...] = 0 if bias is None else check.narrow(bias, result, overflow)[:, None, None]
+        start = np.zeros(k, result) if bias is None else check.narrow(bias, result, overflow)
+        check.channels_first(y, layout)[...] = start[:, None, None]
         return y if out is None else _copied(y, out)
     problem = ConvProblem(
         N=n, C=k, H=height, W=wide, K=c, R=r, S=s, stride=stride, padding=pads, dilation=dilation, groups=groups,
         layout=layout, dtype=work, direction="input_grad",
     )  # fmt: skip
-    call = _call_of(problem, np.result_type(x.dtype, w.dtype), _Settings(planning, result, overflow))
+    call = make_call(problem, np.result_type(x.dtype, w.dtype), Settings(planning, result, overflow))
     return call(x, w, bias, out, workers)
 
 
@@ -809,60 +615,5 @@ def plan_conv2d(
     options = (stride, padding, dilation, groups, boundary, cval, layout, method, max_error, elementwise, max_workspace,
                None, "raise")  # fmt: skip
     problem, settings = _problem(direction, *shapes, operand, options)
-    call = _call_of(problem, operand, settings)
-    bound = _BoundPlan(call, workers)
-    return replace(call.plan, caller=bound, packer=None if direction == "weight_grad" else bound.pack)
-
-
-@dataclass(frozen=True)
-class _BoundPlan:
-    """Checks the arrays that a user's plan is called with."""
-
-    call: _Call
-    workers: int | None
-
-    def _check(self, array: np.ndarray, name: str, shape: tuple[int, ...]) -> None:
-        check.check_same_shape(array, name, shape, "what the plan was made for")
-
-    def _check_dtype(self, dtype: np.dtype) -> None:
-        exact = self.call.plan.problem.dtype == "int64"
-        if dtype != self.call.result if not exact else dtype.kind not in "biu":
-            planned = "integers" if exact else self.call.result
-            raise TypeError(f"operands: got dtype {dtype}; must be {planned}, what the plan was made for")
-
-    def pack(self, w: ArrayLike) -> _PackedWeights:
-        w = check.as_operand(w, "w")
-        problem = self.call.plan.problem
-        self._check(w, "w", problem.w_shape)
-        self._check_dtype(w.dtype)
-        exact = problem.dtype == "int64"
-        total = _largest_sum(w, problem) if exact else 0
-        # An empty filter bank has nothing to pack; its result is zeros.
-        data = self.call.plan.pack_checked(self.call._operand(w)) if w.size else None
-        return _PackedWeights(self._identity, w.dtype, data, check.magnitude(w) if exact else 0, total)
-
-    @property
-    def _identity(self) -> tuple:
-        plan = self.call.plan
-        return (plan.problem, plan.method, plan.isa)
-
-    def __call__(self, a: ArrayLike, b: Any, bias: Any = None, out: np.ndarray | None = None) -> np.ndarray:
-        problem = self.call.plan.problem
-        y_shape, x_shape = (_in_layout(shape, problem.layout) for shape in (problem.y_shape, problem.x_shape))
-        names = {"forward": ("x", "w"), "input_grad": ("dy", "w"), "weight_grad": ("x", "dy")}[problem.direction]
-        shapes = {"x": x_shape, "dy": y_shape, "w": problem.w_shape}
-        a = check.as_operand(a, names[0])
-        self._check(a, names[0], shapes[names[0]])
-        if isinstance(b, _PackedWeights):
-            if b.plan != self._identity:
-                raise ValueError("w: these weights were packed by another plan; must come from this plan's pack()")
-            operand_dtype = np.result_type(a.dtype, b.dtype)
-        else:
-            b = check.as_operand(b, names[1])
-            self._check(b, names[1], shapes[names[1]])
-            operand_dtype = np.result_type(a.dtype, b.dtype)
-        self._check_dtype(operand_dtype)
-        if bias is not None and problem.direction != "forward":
-            raise TypeError(f"bias: got one; a plan of direction {problem.direction!r} takes none")
-        bias = _as_bias(bias, problem.K, problem.dtype == "int64")
-        return self.call(a, b, bias, out, self.workers)
+    call = make_call(problem, operand, settings)
+    return bind(call, workers)
