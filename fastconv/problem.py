@@ -337,6 +337,7 @@ class PoolProblem:
             )
         check_size("x", (self.N, self.C, self.H, self.W))
         check_size("y", (self.N, self.C, self.P, self.Q))
+        check_size("padding", (self.N, self.C, self.H + sum(self.padding[0]), self.W + sum(self.padding[1])))
         for axis, (extent, windows) in enumerate(((self.H, self.P), (self.W, self.Q))):
             self._check_windows(axis, extent, windows)
 
@@ -344,7 +345,9 @@ class PoolProblem:
         """Every window must hold a pixel. Only those at the two ends can miss the image, or step over it."""
         kernel, stride, dilation = (self.R, self.S)[axis], self.stride[axis], self.dilation[axis]
         before = self.padding[axis][0]
-        steps = -(-(before + 1) // stride) + 1
+        # Gaps narrower than the image step over nothing: the first window decides. Else first taps repeat modulo dilation.
+        period = dilation // math.gcd(stride, dilation) if dilation > extent else 1
+        steps = min(-(-(before + 1) // stride) + 1, period)
         for i in itertools.chain(range(min(windows, steps)), [windows - 1]):
             first = i * stride - before  # the first tap; the first tap inside the image is the next one at or above 0
             skipped = max(0, -(first // dilation))

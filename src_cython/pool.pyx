@@ -24,6 +24,14 @@ from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint32_
 
 from windows cimport Geometry, first_inside
 
+cdef extern from "max_lanes.h" nogil:
+    void max_lanes_f32(
+        const float* x, Py_ssize_t step, Py_ssize_t n, float* lane, int32_t* at, int32_t tap
+    ) noexcept
+    void max_lanes_f64(
+        const double* x, Py_ssize_t step, Py_ssize_t n, double* lane, int64_t* at, int64_t tap
+    ) noexcept
+
 cdef enum:
     LANES = 128  # outputs worked on at once: scratch that stays in L1, on the stack of each thread
 
@@ -109,22 +117,29 @@ cdef inline void touch_lanes(
 ) noexcept nogil:
     """One tap of every lane; lane i meets pixel[i*step]. Inlined with constant operation and step."""
     cdef Py_ssize_t i
-    cdef value v, best
     cdef bint wins
-    for i in range(lanes):
-        if operation == MAXIMUM:
-            v, best = pixel[i * step], lane[i]
+    if operation == TOTAL:
+        for i in range(lanes):
+            lane[i] += pixel[i * step]
+    elif operation == SPREAD:
+        for i in range(lanes):
+            pixel[i * step] += lane[i]
+    elif value is float and place is int32_t:
+        max_lanes_f32(pixel, step, lanes, lane, at, tap)
+    elif value is float and place is uint8_t:
+        max_lanes_f32(pixel, step, lanes, lane, NULL, 0)
+    elif value is double and place is int64_t:
+        max_lanes_f64(pixel, step, lanes, lane, at, tap)
+    elif value is double and place is uint8_t:
+        max_lanes_f64(pixel, step, lanes, lane, NULL, 0)
+    else:  # integers, and planes too large for 32 bits
+        for i in range(lanes):
+            wins = pixel[i * step] > lane[i]
             if value is float or value is double:
-                wins = (not v <= best) & (best == best)  # larger, or the first NaN
-            else:
-                wins = v > best
-            lane[i] = v if wins else best
+                wins |= (pixel[i * step] != pixel[i * step]) & (lane[i] == lane[i])
+            lane[i] = pixel[i * step] if wins else lane[i]
             if place is not uint8_t:
                 at[i] = tap if wins else at[i]
-        elif operation == TOTAL:
-            lane[i] += pixel[i * step]
-        else:
-            pixel[i * step] += lane[i]
 
 
 cdef inline void walk_taps(
