@@ -469,7 +469,7 @@ cdef inline bint route(
         k = h * g.W + w
     elif k < 0 or k >= g.H * g.W:
         return False
-    k *= pool.x.w
+    k *= pool.x.w if g.W > 1 else pool.x.h  # NumPy may export any stride for an axis of length 1
     plane[k] = <moved>(plane[k] + v) if add else v
     return True
 

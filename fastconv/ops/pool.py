@@ -210,8 +210,8 @@ def max_pool2d_grad(
         problem = _problem_of((n, c, H, W), pooled, kernel_size, stride, padding, dilation)
     elif offset:
         raise ValueError(
-            f"kernel_size: got None; must be the pooling's, since indices of dtype {indices.dtype} are places "
-            "in the window"
+            f"kernel_size: got None; must be the pooling's, since indices of dtype {indices.dtype} are "
+            "places in the window"
         )
     dtype = dy.dtype.newbyteorder("=") if dy.dtype.kind == "f" else np.dtype(np.int64)
     work = np.dtype(_work_dtype(dtype) if dtype.kind == "f" else "uint64")
@@ -280,8 +280,7 @@ def max_unpool2d(y: Any, indices: Any, output_shape: Any, *, layout: str = "NCHW
     indices = _check_indices(indices, y, "y")
     if indices.dtype.name in ("uint8", "uint16"):
         raise TypeError(
-            f"indices: got dtype {indices.dtype}, places in the window; must count pixels of "
-            "the plane"
+            f"indices: got dtype {indices.dtype}, places in the window; must count pixels of the plane"
         )
     shape = shape_of_four(output_shape, "output_shape")
     n, c, H, W = _check_planes(shape, "output_shape", layout)
