@@ -345,7 +345,8 @@ class PoolProblem:
         """Every window must hold a pixel. Only those at the two ends can miss the image, or step over it."""
         kernel, stride, dilation = (self.R, self.S)[axis], self.stride[axis], self.dilation[axis]
         before = self.padding[axis][0]
-        # Gaps narrower than the image step over nothing: the first window decides. Else first taps repeat modulo dilation.
+        # Taps no further apart than the image is long can't step over it: the first window decides.
+        # Else what happens to a window repeats with its place modulo the dilation.
         period = dilation // math.gcd(stride, dilation) if dilation > extent else 1
         steps = min(-(-(before + 1) // stride) + 1, period)
         for i in itertools.chain(range(min(windows, steps)), [windows - 1]):

@@ -1,9 +1,11 @@
-/* One tap of a row of maxima: lane[i] = max(lane[i], x[i*step]), the first NaN above all; at[i] = tap where it won.
+/* One tap of a row of maxima: lane[i] = max(lane[i], x[i*step]), the first NaN above all; at[i] = tap where it
+   won.
 
-   Compilers turn the plain loop into vectors too, but leave its rest, and the end of a strided load, to scalar code
-   whose branches can't be predicted. Here the last vector overlaps the one before (to meet a pixel twice is no harm),
-   and fewer lanes than a vector holds go by a shorter one. Nothing beyond x[(n-1)*step] is read. 32 bytes are the widest
-   vector on every machine: rows are short, and overlapping or misaligned ones of 64 bytes cost more than they save.
+   Compilers turn the plain loop into vectors too, but leave its rest, and the end of a strided load, to scalar
+   code whose branches can't be predicted. Here the last vector overlaps the one before (to meet a pixel twice is
+   no harm), and fewer lanes than a vector holds go by a shorter one. Nothing beyond x[(n-1)*step] is read.
+   32 bytes are the widest vector on every machine: rows are short, and overlapping or misaligned ones of 64 bytes
+   cost more than they save.
 
    step 2, four lanes: the second load starts one pixel early, so as not to reach beyond the last lane's pixel.
 
@@ -24,31 +26,31 @@
 #endif
 
 /* name, value, integer of its width, lanes L, and the places of x[0], x[2], ... in the two loads */
-#define DEFINE_MAX_VECTOR(name, T, I, L, ...)                                                                       \
-    typedef T name##_value __attribute__((vector_size((L) * sizeof(T)), aligned(sizeof(T)), may_alias));            \
-    typedef I name##_bits __attribute__((vector_size((L) * sizeof(T)), aligned(sizeof(T)), may_alias));             \
-    static inline __attribute__((always_inline)) void name##_meet(                                                  \
-        const T *x, ptrdiff_t step, T *lane, I *at, I tap)                                                          \
-    {                                                                                                               \
-        name##_value v, best = *(const name##_value *)lane;                                                         \
-        if (step == 1)                                                                                              \
-            v = *(const name##_value *)x;                                                                           \
-        else if (step == 2)                                                                                         \
-            v = PICK(name##_bits, *(const name##_value *)x, *(const name##_value *)(x + (L) - 1), __VA_ARGS__);     \
-        else                                                                                                        \
-            for (int i = 0; i < (L); i++)                                                                           \
-                v[i] = x[i * step];                                                                                 \
-        name##_bits wins = ~(v <= best) & (best == best);                                                           \
-        *(name##_bits *)lane = (wins & (name##_bits)v) | (~wins & (name##_bits)best);                               \
-        if (at)                                                                                                     \
-            *(name##_bits *)at = (wins & tap) | (~wins & *(const name##_bits *)at);                                 \
-    }                                                                                                               \
-    static inline __attribute__((always_inline)) void name##_row(                                                   \
-        const T *x, ptrdiff_t step, ptrdiff_t n, T *lane, I *at, I tap) /* n >= L */                                \
-    {                                                                                                               \
-        for (ptrdiff_t i = 0; i < n - (L); i += (L))                                                                \
-            name##_meet(x + i * step, step, lane + i, at ? at + i : NULL, tap);                                     \
-        name##_meet(x + (n - (L)) * step, step, lane + n - (L), at ? at + n - (L) : NULL, tap);                     \
+#define DEFINE_MAX_VECTOR(name, T, I, L, ...) \
+    typedef T name##_value __attribute__((vector_size((L) * sizeof(T)), aligned(sizeof(T)), may_alias)); \
+    typedef I name##_bits __attribute__((vector_size((L) * sizeof(T)), aligned(sizeof(T)), may_alias)); \
+    static inline __attribute__((always_inline)) void name##_meet( \
+        const T *x, ptrdiff_t step, T *lane, I *at, I tap) \
+    { \
+        name##_value v, best = *(const name##_value *)lane; \
+        if (step == 1) \
+            v = *(const name##_value *)x; \
+        else if (step == 2) \
+            v = PICK(name##_bits, *(const name##_value *)x, *(const name##_value *)(x + (L) - 1), __VA_ARGS__); \
+        else \
+            for (int i = 0; i < (L); i++) \
+                v[i] = x[i * step]; \
+        name##_bits wins = ~(v <= best) & (best == best); \
+        *(name##_bits *)lane = (wins & (name##_bits)v) | (~wins & (name##_bits)best); \
+        if (at) \
+            *(name##_bits *)at = (wins & tap) | (~wins & *(const name##_bits *)at); \
+    } \
+    static inline __attribute__((always_inline)) void name##_row( \
+        const T *x, ptrdiff_t step, ptrdiff_t n, T *lane, I *at, I tap) /* n >= L */ \
+    { \
+        for (ptrdiff_t i = 0; i < n - (L); i += (L)) \
+            name##_meet(x + i * step, step, lane + i, at ? at + i : NULL, tap); \
+        name##_meet(x + (n - (L)) * step, step, lane + n - (L), at ? at + n - (L) : NULL, tap); \
     }
 
 DEFINE_MAX_VECTOR(f32x4, float, int32_t, 4, 0, 2, 5, 7)
