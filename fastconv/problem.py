@@ -347,6 +347,7 @@ class PoolProblem:
                 f"{self.H + sum(self.padding[0])}x{self.W + sum(self.padding[1])}"
             )
         check_size("x", (self.N, self.C, self.H, self.W))
+        check_size("padding", (self.N, self.C, self.H + sum(self.padding[0]), self.W + sum(self.padding[1])))
         check_size("y", (self.N, self.C, self.P, self.Q))
         for axis, (extent, windows) in enumerate(((self.H, self.P), (self.W, self.Q))):
             self._check_windows(axis, extent, windows)
@@ -355,9 +356,11 @@ class PoolProblem:
         """Every window must hold a pixel. Only those at the two ends can miss the image, or step over it."""
         kernel, stride, dilation = (self.R, self.S)[axis], self.stride[axis], self.dilation[axis]
         before = self.padding[axis][0]
-        starting_before = -(-(before + 1) // stride) + 1
-        period = dilation // math.gcd(dilation, stride)  # of the place where a window's taps enter the image
-        for i in itertools.chain(range(min(windows, starting_before, period)), [windows - 1]):
+        # Taps no further apart than the image is long can't step over it: the first window decides.
+        # Else what happens to a window repeats with its place modulo the dilation.
+        period = dilation // math.gcd(stride, dilation) if dilation > extent else 1
+        steps = min(-(-(before + 1) // stride) + 1, period)
+        for i in itertools.chain(range(min(windows, steps)), [windows - 1]):
             first = i * stride - before  # the first tap; the first tap inside the image is the next one at or above 0
             skipped = max(0, -(first // dilation))
             if skipped >= kernel or first + skipped * dilation >= extent:
