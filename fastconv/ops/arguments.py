@@ -64,7 +64,7 @@ def shape_of_four(shape: object, name: str, least: int = 0) -> tuple[int, int, i
     if len(extents) != 4:
         raise ShapeError(f"{name}: got {shape!r}; must have four extents")
     check_size(name, extents)
-    return extents  # type: ignore[return-value]
+    return extents
 
 
 def check_layout(layout: object) -> str:
@@ -84,19 +84,20 @@ def check_flag(value: object, name: str) -> bool:
     return bool(value)
 
 
-def check_cval(cval: object, integers: bool) -> float | int:
+def check_cval(cval: Any, integers: bool) -> float | int:
     """The constant beyond the edge: a real number, a whole one (kept as int) with integer operands."""
     if isinstance(cval, np.ndarray) and cval.ndim == 0:
         cval = cval[()]
-    if not isinstance(cval, (numbers.Real, np.bool_)):
+    real: Any = cval
+    if not isinstance(real, (numbers.Real, np.bool_)):
         raise TypeError(f"cval: got {cval!r}; must be a real number")
     if not integers:
-        return float(cval)  # type: ignore[arg-type]
+        return float(cval)
     if isinstance(cval, (numbers.Integral, np.bool_)):
-        return int(cval)  # type: ignore[arg-type]
-    if not math.isfinite(cval) or cval != int(cval):  # type: ignore[arg-type]
+        return int(cval)
+    if not math.isfinite(cval) or cval != int(cval):
         raise TypeError(f"cval: got {cval!r}; must be a whole number where the operands are integers")
-    return int(cval)  # type: ignore[arg-type]
+    return int(cval)
 
 
 def magnitude(array: np.ndarray) -> int:
@@ -130,7 +131,7 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[n
 
 def _share(a: np.ndarray, b: np.ndarray) -> bool:
     try:
-        return np.shares_memory(a, b, max_work=10**6)
+        return np.shares_memory(a, b, max_work=10**6)  # type: ignore[arg-type]  # NumPy's stubs know only 0 and -1
     except np.exceptions.TooHardError:
         return True  # not known to be apart
 
