@@ -20,7 +20,10 @@ import numpy as np
 from fastconv.boundary import BOUNDARIES, boundary_index, most_repeats
 from fastconv.errors import ShapeError
 
-__all__ = ["ConvProblem", "Pads", "PoolProblem", "check_size", "integer", "output_extent", "pair", "parse_padding"]
+__all__ = [
+    "ConvProblem", "Pads", "PoolProblem", "check_size", "effective_steps", "integer", "output_extent", "pair",
+    "parse_padding", "transposed_padding",
+]  # fmt: skip
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 """((top, bottom), (left, right))"""
@@ -139,6 +142,24 @@ def transposed_padding(
 def output_extent(extent: int, pads: tuple[int, int], kernel: int, stride: int, dilation: int) -> int:
     """P = (H + top + bottom - dilation * (R - 1) - 1) // stride + 1; below 1 where the filter doesn't fit."""
     return (extent + sum(pads) - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def effective_steps(
+    extents: tuple[int, int],
+    pads: Pads,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Stride and dilation without what makes no difference: beyond the padded image, and between taps of one.
+
+    Any integer is a valid stride of a single window; what the kernels see fits an index.
+    """
+    steps = []
+    for axis in range(2):
+        padded = max(extents[axis] + sum(pads[axis]), 1)
+        steps.append((min(stride[axis], padded), dilation[axis] if kernel[axis] > 1 else 1))
+    return (steps[0][0], steps[1][0]), (steps[0][1], steps[1][1])
 
 
 def check_size(name: str, shape: Sequence[int], itemsize: int = 8) -> None:
