@@ -98,10 +98,22 @@ class BuildKernels(build_ext):
                     break
             else:
                 print("fastconv: no OpenMP found; building without threads")
+        # Objects made with other flags are stale: the stamp gets younger than they are.
+        stamp, flags = Path("build", "flags"), " ".join(compile_args + link_args)
+        if not stamp.is_file() or stamp.read_text() != flags:
+            stamp.parent.mkdir(exist_ok=True)
+            stamp.write_text(flags)
         for extension in self.extensions:
             extension.extra_compile_args = compile_args + (extension.extra_compile_args or [])
             extension.extra_link_args = link_args
+            extension.depends = [*extension.depends, str(stamp)]
         super().build_extensions()
+
+    def copy_extensions_to_source(self):
+        """In place: the folders of the instruction sets hold compiled modules only, so they may be missing."""
+        for isa in ISA_FLAGS:
+            Path("fastconv", "_kernels", isa).mkdir(exist_ok=True)
+        super().copy_extensions_to_source()
 
     def compiles(self, code, compile_args, link_args):
         """Does the compiler make a program of this?"""

@@ -20,7 +20,10 @@ import numpy as np
 from fastconv.boundary import BOUNDARIES, boundary_index, most_repeats
 from fastconv.errors import ShapeError
 
-__all__ = ["ConvProblem", "Pads", "PoolProblem", "check_size", "integer", "output_extent", "pair", "parse_padding"]
+__all__ = [
+    "ConvProblem", "Pads", "PoolProblem", "check_size", "effective_steps", "integer", "output_extent", "pair",
+    "parse_padding", "transposed_padding",
+]  # fmt: skip
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 """((top, bottom), (left, right))"""
@@ -139,6 +142,24 @@ def transposed_padding(
 def output_extent(extent: int, pads: tuple[int, int], kernel: int, stride: int, dilation: int) -> int:
     """P = (H + top + bottom - dilation * (R - 1) - 1) // stride + 1; below 1 where the filter doesn't fit."""
     return (extent + sum(pads) - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def effective_steps(
+    extents: tuple[int, int],
+    pads: Pads,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Stride and dilation without what makes no difference: beyond the padded image, and between taps of one.
+
+    Any integer is a valid stride of a single window; what the kernels see fits an index.
+    """
+    steps = []
+    for axis in range(2):
+        padded = max(extents[axis] + sum(pads[axis]), 1)
+        steps.append((min(stride[axis], padded), dilation[axis] if kernel[axis] > 1 else 1))
+    return (steps[0][0], steps[1][0]), (steps[0][1], steps[1][1])
 
 
 def check_size(name: str, shape: Sequence[int], itemsize: int = 8) -> None:
@@ -354,6 +375,7 @@ class PoolProblem:
                 f"{self.H + sum(self.padding[0])}x{self.W + sum(self.padding[1])}"
             )
         check_size("x", (self.N, self.C, self.H, self.W))
+        check_size("padding", (self.N, self.C, self.H + sum(self.padding[0]), self.W + sum(self.padding[1])))
         check_size("y", (self.N, self.C, self.P, self.Q))
         for axis, (extent, windows) in enumerate(((self.H, self.P), (self.W, self.Q))):
             self._check_windows(axis, extent, windows)
@@ -362,9 +384,11 @@ class PoolProblem:
         """Every window must hold a pixel. Only those at the two ends can miss the image, or step over it."""
         kernel, stride, dilation = (self.R, self.S)[axis], self.stride[axis], self.dilation[axis]
         before = self.padding[axis][0]
-        starting_before = -(-(before + 1) // stride) + 1
-        period = dilation // math.gcd(dilation, stride)  # of the place where a window's taps enter the image
-        for i in itertools.chain(range(min(windows, starting_before, period)), [windows - 1]):
+        # Taps no further apart than the image is long can't step over it: the first window decides.
+        # Else what happens to a window repeats with its place modulo the dilation.
+        period = dilation // math.gcd(stride, dilation) if dilation > extent else 1
+        steps = min(-(-(before + 1) // stride) + 1, period)
+        for i in itertools.chain(range(min(windows, steps)), [windows - 1]):
             first = i * stride - before  # the first tap; the first tap inside the image is the next one at or above 0
             skipped = max(0, -(first // dilation))
             if skipped >= kernel or first + skipped * dilation >= extent:

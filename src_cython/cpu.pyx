@@ -8,11 +8,12 @@ cdef extern from *:
     #include <unistd.h>
     #ifdef _OPENMP
     #include <omp.h>
+    #define OPENMP_VERSION _OPENMP
     #else
+    #define OPENMP_VERSION 0
     #define omp_get_max_threads() 1
     #define omp_get_num_procs() 1
     #define omp_get_thread_limit() 1
-    #define _OPENMP 0
     #endif
 
     /* In step with ISA_FLAGS in setup.py. GCC and Clang ask the operating system (XGETBV) as well. */
@@ -39,7 +40,7 @@ cdef extern from *:
     static long cache_bytes(int level) { (void)level; return 0; }
     #endif
     """
-    const int OPENMP "_OPENMP"
+    const int OPENMP_VERSION
     const char* COMPILER "__VERSION__"
     int omp_get_max_threads() noexcept
     int omp_get_num_procs() noexcept
@@ -75,4 +76,4 @@ def compiler() -> str:
 
 def openmp_version() -> int:
     """The date of the OpenMP standard built against (yyyymm), 0 without OpenMP."""
-    return OPENMP
+    return OPENMP_VERSION

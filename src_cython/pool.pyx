@@ -2,12 +2,14 @@
 
     window (p, q), tap (r, s)  ->  pixel (h, w) = (p*sh + r*dh - top, q*sw + s*dw - left)
 
-    max   y[n,c,p,q] = max_{r,s} x[n,c,h,w]                      avg   y[n,c,p,q] = sum_{r,s} x[n,c,h,w] / (rows[p] * columns[q])
+    max   y[n,c,p,q] = max_{r,s} x[n,c,h,w]
+    avg   y[n,c,p,q] = sum_{r,s} x[n,c,h,w] / (rows[p] * columns[q])
 
-over the pixels inside the image; padding takes no part. Arrays come in the order n, c, h, w with any strides, aligned.
+over the pixels inside the image; padding takes no part. Arrays come in the order n, c, h, w with any strides,
+aligned.
 
-A *lane* is one output of a row that is worked on at once. Taps are outermost and lanes innermost, so that the loop
-over lanes has no bounds check and no branch, and becomes vector code:
+A *lane* is one of the outputs that are worked on at once. Taps are outermost and lanes innermost, so that the
+loop over lanes has no bounds check and no branch, and becomes vector code:
 
     lanes along a row (NCHW)                      lanes across channels (NHWC)
     tap (r, s): x[h, s'], x[h, s'+sw], ...        tap (r, s): x[h, w, 0], x[h, w, 1], ...
@@ -23,6 +25,14 @@ from libc.math cimport INFINITY
 from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from windows cimport Geometry, first_inside
+
+cdef extern from "max_lanes.h" nogil:
+    void max_lanes_f32(
+        const float* x, Py_ssize_t step, Py_ssize_t n, float* lane, int32_t* at, int32_t tap
+    ) noexcept
+    void max_lanes_f64(
+        const double* x, Py_ssize_t step, Py_ssize_t n, double* lane, int64_t* at, int64_t tap
+    ) noexcept
 
 cdef enum:
     LANES = 128  # outputs worked on at once: scratch that stays in L1, on the stack of each thread
@@ -42,7 +52,7 @@ ctypedef fused real:
     float
     double
 
-ctypedef fused place:  # where a lane's maximum lies; as wide as the value where it fits, for the vectors' sake
+ctypedef fused place:  # where a lane's maximum lies; as wide as the value where it fits, for vectors' sake
     uint8_t  # stands for "not wanted"
     int32_t
     int64_t
@@ -65,7 +75,9 @@ cdef struct Pooling:
 
 
 cdef inline Strides strides_of(const Py_ssize_t* strides, Py_ssize_t itemsize) noexcept nogil:
-    return Strides(strides[0] // itemsize, strides[1] // itemsize, strides[2] // itemsize, strides[3] // itemsize)
+    return Strides(
+        strides[0] // itemsize, strides[1] // itemsize, strides[2] // itemsize, strides[3] // itemsize
+    )
 
 
 cdef Pooling pooling_of(tuple window, const Py_ssize_t* x, const Py_ssize_t* y, bint by_channel):
@@ -109,29 +121,36 @@ cdef inline void touch_lanes(
 ) noexcept nogil:
     """One tap of every lane; lane i meets pixel[i*step]. Inlined with constant operation and step."""
     cdef Py_ssize_t i
-    cdef value v, best
     cdef bint wins
-    for i in range(lanes):
-        if operation == MAXIMUM:
-            v, best = pixel[i * step], lane[i]
+    if operation == TOTAL:
+        for i in range(lanes):
+            lane[i] += pixel[i * step]
+    elif operation == SPREAD:
+        for i in range(lanes):
+            pixel[i * step] += lane[i]
+    elif value is float and place is int32_t:
+        max_lanes_f32(pixel, step, lanes, lane, at, tap)
+    elif value is float and place is uint8_t:
+        max_lanes_f32(pixel, step, lanes, lane, NULL, 0)
+    elif value is double and place is int64_t:
+        max_lanes_f64(pixel, step, lanes, lane, at, tap)
+    elif value is double and place is uint8_t:
+        max_lanes_f64(pixel, step, lanes, lane, NULL, 0)
+    else:  # integers, and planes too large for 32 bits
+        for i in range(lanes):
+            wins = pixel[i * step] > lane[i]
             if value is float or value is double:
-                wins = (not v <= best) & (best == best)  # larger, or the first NaN
-            else:
-                wins = v > best
-            lane[i] = v if wins else best
+                wins |= (pixel[i * step] != pixel[i * step]) & (lane[i] == lane[i])
+            lane[i] = pixel[i * step] if wins else lane[i]
             if place is not uint8_t:
                 at[i] = tap if wins else at[i]
-        elif operation == TOTAL:
-            lane[i] += pixel[i * step]
-        else:
-            pixel[i * step] += lane[i]
 
 
 cdef inline void walk_taps(
     Operation operation, const Pooling* pool, value* plane,
     Py_ssize_t p, Py_ssize_t q0, Py_ssize_t q1, Py_ssize_t lanes, value* lane, place* at,
 ) noexcept nogil:
-    """All taps inside the image of the windows (p, q0..q1), for q1 - q0 lanes, or the channels of one window."""
+    """All taps inside the image of the windows (p, q0..q1): q1 - q0 lanes, or the channels of one window."""
     cdef const Geometry* g = &pool.g
     cdef Py_ssize_t r, s, offset, a, b, step, count
     cdef Py_ssize_t r0 = first_inside(p * g.sh - g.top, g.dh, 0, g.R)
@@ -170,17 +189,19 @@ cdef inline void first_taps(
 ) noexcept nogil:
     """The first tap inside the image, for every lane: the maximum of a window of nothing but -inf."""
     cdef const Geometry* g = &pool.g
-    cdef Py_ssize_t i, r = first_inside(p * g.sh - g.top, g.dh, 0, g.R)
+    cdef Py_ssize_t i, q, r = first_inside(p * g.sh - g.top, g.dh, 0, g.R)
     for i in range(lanes):
         at[i] = <place>(r * pool.per_r)
     for i in range(lanes):
-        if not pool.by_channel and (q0 + i) * g.sw >= g.left:
+        q = q0 if pool.by_channel else q0 + i
+        if q * g.sw >= g.left:
             break
-        at[i] += <place>(first_inside((q0 if pool.by_channel else q0 + i) * g.sw - g.left, g.dw, 0, g.S) * pool.per_s)
+        at[i] += <place>(first_inside(q * g.sw - g.left, g.dw, 0, g.S) * pool.per_s)
 
 
 cdef inline void write_index(
-    index_type* index, Py_ssize_t step, Py_ssize_t lanes, const place* at, Py_ssize_t start, Py_ssize_t per_lane
+    index_type* index, Py_ssize_t step, Py_ssize_t lanes, const place* at,
+    Py_ssize_t start, Py_ssize_t per_lane,
 ) noexcept nogil:
     cdef Py_ssize_t i
     if step == 1:
@@ -225,7 +246,8 @@ cdef void max_lanes(
 
 
 cdef void max_task(
-    const Pooling* pool, const value* x, value* y, void* index, Py_ssize_t index_size, Py_ssize_t task, place kind
+    const Pooling* pool, const value* x, value* y, void* index, Py_ssize_t index_size, Py_ssize_t task,
+    place kind,
 ) noexcept nogil:
     """One output row of one channel, or of LANES channels."""
     cdef place at[LANES]
@@ -256,7 +278,7 @@ cdef void max_pool(
 
 
 cdef void* record(Pooling* pool, uint8_t[:, :, :, :, :] index, tuple places) except? NULL:
-    """Where indices go: the bytes of each along the last axis (uint8, uint16 or int64), and what they count."""
+    """Where indices go (bytes of uint8, uint16 or int64 along the last axis), and what they count."""
     pool.start, pool.per_p, pool.per_q, pool.per_r, pool.per_s = places
     if index is None:
         return NULL
@@ -356,7 +378,9 @@ cdef void mean_row(
     else:
         for block in range(blocks(Q)):
             q = block * LANES
-            mean_lanes(pool, operation, x, y, rows, columns, n, cut, p, q, min(q + LANES, Q), min(LANES, Q - q))
+            mean_lanes(
+                pool, operation, x, y, rows, columns, n, cut, p, q, min(q + LANES, Q), min(LANES, Q - q)
+            )
 
 
 cdef void mean_task(
@@ -442,7 +466,7 @@ cdef inline bint route(
     const Pooling* pool, moved* plane, moved v, Py_ssize_t k, Py_ssize_t p, Py_ssize_t q,
     const int64_t* tap_rows, const int64_t* tap_columns, Py_ssize_t taps, bint add,
 ) noexcept nogil:
-    """Add or put v at index k of the plane, or at tap k of window (p, q) where taps > 0. False: no such pixel."""
+    """Add or put v at index k of the plane or, where taps > 0, tap k of window (p, q). False: no such pixel."""
     cdef const Geometry* g = &pool.g
     cdef Py_ssize_t h, w
     if taps > 0:
@@ -454,7 +478,7 @@ cdef inline bint route(
         k = h * g.W + w
     elif k < 0 or k >= g.H * g.W:
         return False
-    k *= pool.x.w
+    k *= pool.x.w if g.W > 1 else pool.x.h  # NumPy may export any stride for an axis of length 1
     plane[k] = <moved>(plane[k] + v) if add else v
     return True
 
@@ -463,7 +487,7 @@ cdef bint route_task(
     const Pooling* pool, moved* x, const moved* y, const index_type* index,
     const int64_t* tap_rows, const int64_t* tap_columns, Py_ssize_t taps, bint add, Py_ssize_t task,
 ) noexcept nogil:
-    """One plane, or LANES channels of a sample; windows in row-major order. False: an index names no pixel."""
+    """One plane, or LANES channels; windows in row-major order. False: an index names no pixel."""
     cdef Py_ssize_t cuts = channel_cuts(pool)
     cdef Py_ssize_t n = task // cuts, cut = task % cuts, p, q, c, c1
     cdef bint good = True
@@ -487,7 +511,8 @@ cdef bint route_task(
         for p in range(pool.g.P):
             for q in range(pool.g.Q):
                 good &= route(
-                    pool, x, y[p * pool.y.h + q * pool.y.w], <Py_ssize_t>index[p * pool.index.h + q * pool.index.w],
+                    pool, x, y[p * pool.y.h + q * pool.y.w],
+                    <Py_ssize_t>index[p * pool.index.h + q * pool.index.w],
                     p, q, tap_rows, tap_columns, taps, add,
                 )
     return good
@@ -510,7 +535,8 @@ cdef bint route_all(
 
 
 cdef bint max_grad(
-    Pooling* pool, moved* dx, const moved* dy, const uint8_t[:, :, :, :, :] index, const int64_t[:, ::1] taps, int workers
+    Pooling* pool, moved* dx, const moved* dy, const uint8_t[:, :, :, :, :] index,
+    const int64_t[:, ::1] taps, int workers,
 ):
     cdef const void* where = &index[0, 0, 0, 0, 0]
     cdef Py_ssize_t count = taps.shape[1]
@@ -528,8 +554,8 @@ def max_grad_f32(
 ):
     """Add every dy to the pixel of dx that its index names; False if one names none (dx is then in between).
 
-    index: the bytes of each along the last axis; int64 are flat in the plane, whose pixels are evenly spaced in dx;
-    uint8 and uint16 count taps, whose rows and columns relative to the window's corner are taps[0] and taps[1].
+    index: the bytes of each along the last axis; int64 are flat in the plane, whose pixels are evenly spaced in
+    dx; uint8 and uint16 count taps, whose rows and columns relative to the window's corner are taps[0], taps[1].
     """
     cdef Pooling pool = pooling_of(window, dx.shape, dy.shape, by_channel)
     pool.x, pool.y = strides_of(dx.strides, sizeof(float)), strides_of(dy.strides, sizeof(float))

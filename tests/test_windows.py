@@ -226,13 +226,14 @@ def test_the_same_bytes_for_every_number_of_workers(dtype, layout):
     assert all(result == results[0] for result in results)
 
 
+@pytest.mark.parametrize("side", ["start", "end"])
 @pytest.mark.parametrize("boundary", BOUNDARIES)
-def test_nothing_outside_is_touched(guarded, boundary):
+def test_nothing_outside_is_touched(guarded, boundary, side):
     """Arrays that end (or begin) at an unmapped page."""
     for extents, kernel, stride in [((5, 7), (3, 3), 1), ((4, 4), (1, 1), 2), ((1, 9), (2, 5), 1)]:
-        x = guarded(numbers((2, 3, *extents), "f4"))
+        x = guarded(numbers((2, 3, *extents), "f4"), side)
         cols = im2col(x, kernel, stride=stride, padding=2, boundary=boundary)
-        image = col2im(guarded(cols), x.shape, kernel, stride=stride, padding=2, boundary=boundary)
+        image = col2im(guarded(cols, side), x.shape, kernel, stride=stride, padding=2, boundary=boundary)
         ones = np.ones_like(cols)
         counts = col2im(ones, x.shape, kernel, stride=stride, padding=2, boundary=boundary)
         np.testing.assert_array_equal(image, counts * x)

@@ -66,7 +66,7 @@ def shape_of_four(shape: object, name: str, least: int = 0) -> tuple[int, int, i
     if len(extents) != 4:
         raise ShapeError(f"{name}: got {shape!r}; must have four extents")
     check_size(name, extents)
-    return extents  # type: ignore[return-value]
+    return extents
 
 
 def check_layout(layout: object) -> str:

@@ -29,7 +29,15 @@ from fastconv.ops.call import (
     prepared,
     result_dtypes,
 )
-from fastconv.problem import ConvProblem, check_size, integer, pair, parse_padding, transposed_padding
+from fastconv.problem import (
+    ConvProblem,
+    check_size,
+    effective_steps,
+    integer,
+    pair,
+    parse_padding,
+    transposed_padding,
+)
 
 __all__ = [
     "conv2d", "conv2d_backward", "conv2d_input_grad", "conv2d_weight_grad", "conv_transpose2d", "plan_conv2d",
@@ -105,6 +113,7 @@ def _problem(
         )
     stride, dilation = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
     pads = parse_padding(padding, (h, w), (r, s), stride, dilation)
+    stride, dilation = effective_steps((h, w), pads, (r, s), stride, dilation)
     work, result = result_dtypes(promoted, dtype)
     overflow = check_overflow(overflow)
     problem = ConvProblem(
@@ -535,6 +544,7 @@ def conv_transpose2d(
             raise ShapeError(f"output_padding: got {output_padding!r}; must be below max(stride, dilation) = {limit}")
     (height, wide), pads = transposed_padding(padding, (h, width), (r, s), stride, dilation, extra)
     check_size("y", (n, k, height, wide))
+    stride, dilation = effective_steps((height, wide), pads, (r, s), stride, dilation)
     work, result = result_dtypes(np.result_type(x.dtype, w.dtype), dtype)
     overflow = check_overflow(overflow)
     planning = planner.check_options(method, max_error, elementwise, max_workspace)

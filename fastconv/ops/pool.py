@@ -1,7 +1,7 @@
 """Pooling: largest and mean pixel of every window, their gradients, unpooling.
 
-One algorithm each, so these functions check their arguments and call the kernels directly. Kernels see N, C, H, W
-views whatever the layout; geometry comes from ``PoolProblem``.
+One algorithm each, so these functions check their arguments and call the kernels directly. Kernels see
+N, C, H, W views whatever the layout; geometry comes from ``PoolProblem``.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from fastconv.ops.arguments import (
 from fastconv.problem import PoolProblem, pair, parse_padding
 
 __all__ = [
-    "avg_pool2d", "avg_pool2d_grad", "global_avg_pool2d", "global_max_pool2d", "max_pool2d", "max_pool2d_grad",
-    "max_unpool2d",
+    "avg_pool2d", "avg_pool2d_grad", "global_avg_pool2d", "global_max_pool2d",
+    "max_pool2d", "max_pool2d_grad", "max_unpool2d",
 ]  # fmt: skip
 
 _AXES = {"NCHW": "N, C, H, W", "NHWC": "N, H, W, C"}
@@ -56,9 +56,9 @@ def max_pool2d(
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """Largest pixel of every window.
 
-    ``y[n,c,p,q] = max_{r,s} x[n, c, p*sh + r*dh - top, q*sw + s*dw - left]`` over the pixels inside the image, with
-    ``P = (H + top + bottom - dh*(R-1) - 1) // sh + 1`` (``ceil_mode``: the quotient is rounded up, as long as the last
-    window starts inside the image or the padding before it).
+    ``y[n,c,p,q] = max_{r,s} x[n, c, p*sh + r*dh - top, q*sw + s*dw - left]`` over the pixels inside the
+    image, with ``P = (H + top + bottom - dh*(R-1) - 1) // sh + 1`` (``ceil_mode``: the quotient is rounded
+    up, as long as the last window starts inside the image or the padding before it).
 
     Parameters
     ----------
@@ -66,13 +66,13 @@ def max_pool2d(
         bool, integer, float16, float32 or float64.
     kernel_size : int or (R, S)
     stride : int or (sh, sw), default ``kernel_size``
-    padding : int, (ph, pw), ((top, bottom), (left, right)), "valid", "same", "same_lower" or "full"; default 0
-        Padding never wins a maximum.
+    padding : int, (ph, pw), ((top, bottom), (left, right)), "valid", "same", "same_lower" or "full"
+        0 by default. Padding never wins a maximum.
     dilation : int or (dh, dw), default 1
     ceil_mode : bool, default False
     return_indices : bool or "offset", default False
-        True: also where each maximum lies, ``h*W + w`` in the image, int64. "offset": its place ``r*S + s`` in the
-        window, uint8 where R*S <= 256, else uint16.
+        True: also where each maximum lies, ``h*W + w`` in the image, int64. "offset": its place ``r*S + s``
+        in the window, uint8 where R*S <= 256, else uint16.
     layout : "NCHW" or "NHWC"
     workers : int, default all cores
     out : ndarray, optional
@@ -81,14 +81,14 @@ def max_pool2d(
     Returns
     -------
     y, or (y, indices)
-        Of shape (N, C, P, Q) or (N, P, Q, C). The first maximum in row-major order wins a tie, the first NaN wins over
-        all numbers.
+        Of shape (N, C, P, Q) or (N, P, Q, C). The first maximum in row-major order wins a tie, the first NaN
+        wins over all numbers.
 
     Raises
     ------
     ShapeError
-        A window would lie wholly in padding, or doesn't fit; an extent, stride or dilation below 1; R*S > 65536 with
-        "offset".
+        A window would lie wholly in padding, or doesn't fit; an extent, stride or dilation below 1;
+        R*S > 65536 with "offset".
     TypeError
         Of dtypes and options.
     ValueError
@@ -96,7 +96,8 @@ def max_pool2d(
 
     Notes
     -----
-    Exact; scratch of a few KiB on the stack, and one copy of an x that is not float32, float64, int64 or uint64.
+    Exact; scratch of a few KiB on the stack, and one copy of an x that is not float32, float64, int64 or
+    uint64.
 
     Examples
     --------
@@ -156,14 +157,15 @@ def max_pool2d_grad(
 ) -> np.ndarray:
     """Gradient of max pooling by its input: every dy goes to the pixel that won.
 
-    ``dx[n,c,h,w] = sum of dy[n,c,p,q] over the (p, q) with indices[n,c,p,q] = h*W + w``, added in row-major order.
+    ``dx[n,c,h,w] = sum of dy[n,c,p,q] over the (p, q) with indices[n,c,p,q] = h*W + w``, added in row-major
+    order.
 
     Parameters
     ----------
     dy : array_like, shape (N, C, P, Q), or (N, P, Q, C) with ``layout="NHWC"``
     indices : array_like of integers, the shape of dy
-        As ``max_pool2d`` returns them: uint8 and uint16 are places in the window ("offset"), every other integer
-        dtype counts pixels of the plane.
+        As ``max_pool2d`` returns them: uint8 and uint16 are places in the window ("offset"), every other
+        integer dtype counts pixels of the plane.
     input_shape : four ints, the shape of x
     kernel_size, stride, padding, dilation
         Of the pooling. Needed with places in the window; where given, P and Q must agree with them.
@@ -208,13 +210,15 @@ def max_pool2d_grad(
         problem = _problem_of((n, c, H, W), pooled, kernel_size, stride, padding, dilation)
     elif offset:
         raise ValueError(
-            f"kernel_size: got None; must be the pooling's, since indices of dtype {indices.dtype} are places in the window"
+            f"kernel_size: got None; must be the pooling's, since indices of dtype {indices.dtype} are "
+            "places in the window"
         )
     dtype = dy.dtype.newbyteorder("=") if dy.dtype.kind == "f" else np.dtype(np.int64)
     work = np.dtype(_work_dtype(dtype) if dtype.kind == "f" else "uint64")
     dx = np.zeros(shape, work)
     if dy.size:
-        taps, window = np.empty((2, 0), np.int64), (1, 1, 1, 1, 1, 1, 0, 0)
+        taps = np.empty((2, 0), np.int64)
+        window: tuple[int, ...] = (1, 1, 1, 1, 1, 1, 0, 0)
         if offset and problem is not None:
             _check_offsets(problem)
             window, taps = _window(problem), _tap_pixels(problem)
@@ -234,7 +238,9 @@ def max_pool2d_grad(
 
 
 def max_unpool2d(y: Any, indices: Any, output_shape: Any, *, layout: str = "NCHW") -> np.ndarray:
-    """Put every pooled value back where it came from: ``x[n,c,h,w] = y[n,c,p,q]`` where ``indices[n,c,p,q] = h*W + w``.
+    """Put every pooled value back where it came from.
+
+    ``x[n,c,h,w] = y[n,c,p,q]`` where ``indices[n,c,p,q] = h*W + w``, and zero elsewhere.
 
     Parameters
     ----------
@@ -274,13 +280,15 @@ def max_unpool2d(y: Any, indices: Any, output_shape: Any, *, layout: str = "NCHW
     indices = _check_indices(indices, y, "y")
     if indices.dtype.name in ("uint8", "uint16"):
         raise TypeError(
-            f"indices: got dtype {indices.dtype}, which stands for places in the window; must count pixels of the plane"
+            f"indices: got dtype {indices.dtype}, places in the window; must count pixels of the plane"
         )
     shape = shape_of_four(output_shape, "output_shape")
     n, c, H, W = _check_planes(shape, "output_shape", layout)
     _check_planes(y.shape, "y", layout)
     if _nchw(y.shape, layout)[:2] != (n, c):
-        raise ShapeError(f"output_shape: got {shape}; must have the batch and channels of y, whose shape is {y.shape}")
+        raise ShapeError(
+            f"output_shape: got {shape}; must have the batch and channels of y, whose shape is {y.shape}"
+        )
     y = normal(y, y.dtype.newbyteorder("="))
     x = np.zeros(shape, y.dtype)
     if y.size:
@@ -307,8 +315,8 @@ def avg_pool2d(
 ) -> np.ndarray:
     """Mean of every window.
 
-    ``y[n,c,p,q] = sum_{r,s} x[n, c, p*sh + r*dh - top, q*sw + s*dw - left] / count`` over the pixels inside the image;
-    P and Q as in ``max_pool2d``.
+    ``y[n,c,p,q] = sum_{r,s} x[n, c, p*sh + r*dh - top, q*sw + s*dw - left] / count`` over the pixels inside
+    the image; P and Q as in ``max_pool2d``.
 
     Parameters
     ----------
@@ -437,8 +445,8 @@ def global_avg_pool2d(x: Any, *, layout: str = "NCHW") -> np.ndarray:
     Parameters
     ----------
     x : array_like, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
-        H and W at least 1, else ShapeError. float dtypes are kept (float16 adds up in float32), integers and bool
-        give float64.
+        H and W at least 1, else ShapeError. float dtypes are kept (float16 adds up in float32), integers and
+        bool give float64.
     layout : "NCHW" or "NHWC"
 
     Notes
@@ -539,7 +547,12 @@ def _check_divisor(divisor: Any) -> float | None:
 
 
 def _problem(
-    shape: tuple[int, int, int, int], kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any
+    shape: tuple[int, int, int, int],
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: Any,
 ) -> PoolProblem:
     R, S = kernel = pair(kernel_size, "kernel_size", 1)
     strides = kernel if stride is None else pair(stride, "stride", 1)
@@ -570,7 +583,9 @@ def _problem_of(
 
 def _check_offsets(problem: PoolProblem) -> None:
     if problem.R * problem.S > 65536:
-        raise ShapeError(f"kernel_size: got {problem.R}x{problem.S}; places in the window need at most 65536 of them")
+        raise ShapeError(
+            f"kernel_size: got {problem.R}x{problem.S}; places in the window need at most 65536 of them"
+        )
 
 
 def _check_sums(dy: np.ndarray, indices: np.ndarray, offset: bool, layout: str) -> None:
@@ -581,7 +596,9 @@ def _check_sums(dy: np.ndarray, indices: np.ndarray, offset: bool, layout: str) 
         planes = np.sort(np.moveaxis(indices, axes, (2, 3)).reshape(-1, most), axis=1)
         most = max(int(np.unique(plane, return_counts=True)[1].max()) for plane in planes)
     if largest * most > INT64_LARGEST:
-        raise OverflowError(f"dy: got integers of up to {largest}; {most} of them in one pixel could exceed 2**63 - 1")
+        raise OverflowError(
+            f"dy: got integers of up to {largest}; {most} of them in one pixel could exceed 2**63 - 1"
+        )
 
 
 def _index_error(indices: np.ndarray, extents: tuple[int, int], problem: PoolProblem | None) -> IndexError:
@@ -644,7 +661,7 @@ def _bytes(array: np.ndarray) -> np.ndarray:
 
 
 def _window(problem: PoolProblem) -> tuple[int, ...]:
-    """R, S, sh, sw, dh, dw, top, left, each cut to what can matter inside the padded image, so that sums of products fit."""
+    """R, S, sh, sw, dh, dw, top, left, each cut to what matters inside the padded image: products fit."""
     tops = (problem.padding[0][0], problem.padding[1][0])
     cut = []
     for axis, kernel in enumerate((problem.R, problem.S)):
@@ -666,7 +683,7 @@ def _tap_pixels(problem: PoolProblem) -> np.ndarray:
 def _counts(
     problem: PoolProblem, include_pad: bool, divisor: float | None, dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of every p and columns of every q: their product is what the sum of window (p, q) is divided by."""
+    """Rows of every p, columns of every q: their product is what the sum of window (p, q) is divided by."""
     if divisor is not None:
         return np.full(problem.P, divisor, dtype), np.ones(problem.Q, dtype)
     R, S, sh, sw, dh, dw, _, _ = _window(problem)

@@ -1,0 +1,94 @@
+/* The products of Winograd's frequencies, for one element type T (f32 or f64).
+ *
+ *   T_wino_product    m[t][k] (+)= sum_c v[c][t] * u[c][k]           t < tiles, k < 2 vectors
+ *       v   channels in groups of L = LANES(T): v[c / L * group + t*L + c % L]   (as the transform left them)
+ *       u   u[c*2L + k]        m   m[t*2L + k]
+ *
+ *   T_wino_outer      w[c][k] += sum_t v[t][c] * d[t][k]             c < WINO_ROWS lanes of one group, k < 2 vectors
+ *       v   v[t*L + c]         d   d[t*2L + k]                       w   w[c*2L + k]
+ *
+ * Sums run in one fixed order over c (over t), wherever a block of them begins. Knows no convolution.
+ */
+#include "vector.h"
+
+#ifndef WINO_TILES
+#define WINO_TILES (VECTOR_REGISTERS == 32 ? 14 : 6)
+#endif
+#define WINO_ROWS_OF(type) (LANES(type) >= 8 && VECTOR_REGISTERS == 32 ? 8 : LANES(type) >= 4 ? 4 : 2)
+#define WINO_ROWS WINO_ROWS_OF(T)
+
+#define WINO_PRODUCT_OF(N)                                                                                  \
+    static void PASTE(T, wino_product_##N)(const T* v, ptrdiff_t group, ptrdiff_t groups, const T* u, T* m, int more) { \
+        V(T) sum[N][2];                                                                                     \
+        _Pragma("GCC unroll 14") for (int t = 0; t < N; t++) {                                              \
+            sum[t][0] = more ? *(const V(T)*)(m + t * 2 * LANES(T)) : (V(T)){0};                            \
+            sum[t][1] = more ? *(const V(T)*)(m + (t * 2 + 1) * LANES(T)) : (V(T)){0};                      \
+        }                                                                                                   \
+        for (; groups > 0; groups--, v += group)                                                            \
+            for (ptrdiff_t c = 0; c < LANES(T); c++, u += 2 * LANES(T)) {                                   \
+                const V(T) u0 = *(const V(T)*)u, u1 = *(const V(T)*)(u + LANES(T));                         \
+                _Pragma("GCC unroll 14") for (int t = 0; t < N; t++) {                                      \
+                    sum[t][0] += v[t * LANES(T) + c] * u0;                                                  \
+                    sum[t][1] += v[t * LANES(T) + c] * u1;                                                  \
+                }                                                                                           \
+            }                                                                                               \
+        _Pragma("GCC unroll 14") for (int t = 0; t < N; t++) {                                              \
+            *(V(T)*)(m + t * 2 * LANES(T)) = sum[t][0];                                                     \
+            *(V(T)*)(m + (t * 2 + 1) * LANES(T)) = sum[t][1];                                               \
+        }                                                                                                   \
+    }
+WINO_PRODUCT_OF(1)
+WINO_PRODUCT_OF(2)
+WINO_PRODUCT_OF(3)
+WINO_PRODUCT_OF(4)
+WINO_PRODUCT_OF(5)
+WINO_PRODUCT_OF(6)
+#if VECTOR_REGISTERS == 32
+WINO_PRODUCT_OF(7)
+WINO_PRODUCT_OF(8)
+WINO_PRODUCT_OF(9)
+WINO_PRODUCT_OF(10)
+WINO_PRODUCT_OF(11)
+WINO_PRODUCT_OF(12)
+WINO_PRODUCT_OF(13)
+WINO_PRODUCT_OF(14)
+#endif
+#undef WINO_PRODUCT_OF
+
+static void PASTE(T, wino_product)(ptrdiff_t tiles, const T* v, ptrdiff_t group, ptrdiff_t groups, const T* u, T* m,
+                                   int more) {
+    static void (*const of[])(const T*, ptrdiff_t, ptrdiff_t, const T*, T*, int) = {
+        PASTE(T, wino_product_1), PASTE(T, wino_product_2), PASTE(T, wino_product_3), PASTE(T, wino_product_4),
+        PASTE(T, wino_product_5), PASTE(T, wino_product_6),
+#if VECTOR_REGISTERS == 32
+        PASTE(T, wino_product_7), PASTE(T, wino_product_8), PASTE(T, wino_product_9), PASTE(T, wino_product_10),
+        PASTE(T, wino_product_11), PASTE(T, wino_product_12), PASTE(T, wino_product_13), PASTE(T, wino_product_14),
+#endif
+    };
+    while (tiles > 0) { /* equal parts: 16 tiles as 8 + 8, not 14 + 2 */
+        const ptrdiff_t parts = (tiles + WINO_TILES - 1) / WINO_TILES, part = (tiles + parts - 1) / parts;
+        of[part - 1](v, group, groups, u, m, more);
+        v += part * LANES(T);
+        m += part * 2 * LANES(T);
+        tiles -= part;
+    }
+}
+
+static void PASTE(T, wino_outer)(ptrdiff_t tiles, const T* v, const T* d, T* w) {
+    V(T) sum[WINO_ROWS][2];
+    _Pragma("GCC unroll 8") for (int c = 0; c < WINO_ROWS; c++) {
+        sum[c][0] = *(const V(T)*)(w + c * 2 * LANES(T));
+        sum[c][1] = *(const V(T)*)(w + (c * 2 + 1) * LANES(T));
+    }
+    for (; tiles > 0; tiles--, v += LANES(T), d += 2 * LANES(T)) {
+        const V(T) d0 = *(const V(T)*)d, d1 = *(const V(T)*)(d + LANES(T));
+        _Pragma("GCC unroll 8") for (int c = 0; c < WINO_ROWS; c++) {
+            sum[c][0] += v[c] * d0;
+            sum[c][1] += v[c] * d1;
+        }
+    }
+    _Pragma("GCC unroll 8") for (int c = 0; c < WINO_ROWS; c++) {
+        *(V(T)*)(w + c * 2 * LANES(T)) = sum[c][0];
+        *(V(T)*)(w + (c * 2 + 1) * LANES(T)) = sum[c][1];
+    }
+}

@@ -1,0 +1,548 @@
+"""Winograd's minimal filtering at stride 1: tiles of m x m outputs from POINTS x POINTS pixels, products by frequency.
+
+Called by fastconv/algorithms/winograd.py, which decides variant, blocks and order. Transforms and products are in
+simd/winograd_tile.h and simd/winograd_product.h. L is the lanes of a vector, F = POINTS*POINTS.
+
+    v   transformed tiles    [F][C / L][tiles][L]      a chunk of tiles, all channels; frequency planes a line apart
+    u   transformed filters  [F][C][2L]                one block of 2L filters
+    m   products             [F][tiles][2L]            one sub-block of tiles and one block of filters
+
+Two orders. Tiles outside: filters are transformed once (packed), then each chunk of tiles on its own: input, products
+with every block of filters, output. Filters outside, for few tiles and many filters: all tiles are transformed once,
+then each block of filters just before its use, so that its u stays in L2; with few tiles its channels also come in
+blocks. Either way each sum over c runs in the same order.
+
+Tiles are numbered over (n, tile row, tile column); consecutive ones of one tile row are a run, copied to a patch
+[POINTS][columns][L] with the channels as lanes. Index vectors reach to the last tile's end: -1 is the constant, -2
+zero. Weight gradients use the same tiles of x and tiles of dy, which play the filters' part with lanes k.
+
+Each worker has `worker_bytes` of scratch, 64-byte aligned; workers == 1 never enters a parallel region.
+"""
+
+cimport cython
+from cython.parallel cimport prange, threadid
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int64_t, uint8_t
+from libc.string cimport memcpy, memset
+
+ctypedef fused real:
+    float
+    double
+
+cdef extern from "winograd.h" nogil:
+    const int VECTOR_BYTES
+    const int WINO_TILES
+    void f32_load_columns(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, float*)
+    void f64_load_columns(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, double*)
+    void f32_store_columns(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*)
+    void f64_store_columns(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*)
+    void f32_wino_product(ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, const float*, float*, int)
+    void f64_wino_product(ptrdiff_t, const double*, ptrdiff_t, ptrdiff_t, const double*, double*, int)
+    void f32_wino6_input(const float*, ptrdiff_t, float*, ptrdiff_t)
+    void f64_wino6_input(const double*, ptrdiff_t, double*, ptrdiff_t)
+    void f32_wino8_input(const float*, ptrdiff_t, float*, ptrdiff_t)
+    void f64_wino8_input(const double*, ptrdiff_t, double*, ptrdiff_t)
+    void f32_wino6_filter_3(const float*, ptrdiff_t, float*, ptrdiff_t)
+    void f64_wino6_filter_3(const double*, ptrdiff_t, double*, ptrdiff_t)
+    void f32_wino8_filter_5(const float*, ptrdiff_t, float*, ptrdiff_t)
+    void f64_wino8_filter_5(const double*, ptrdiff_t, double*, ptrdiff_t)
+    void f32_wino6_filter_4(const float*, ptrdiff_t, float*, ptrdiff_t)
+    void f64_wino6_filter_4(const double*, ptrdiff_t, double*, ptrdiff_t)
+    void f32_wino8_filter_4(const float*, ptrdiff_t, float*, ptrdiff_t)
+    void f64_wino8_filter_4(const double*, ptrdiff_t, double*, ptrdiff_t)
+    void f32_wino6_output_4(const float*, ptrdiff_t, const float*, float*, ptrdiff_t)
+    void f64_wino6_output_4(const double*, ptrdiff_t, const double*, double*, ptrdiff_t)
+    void f32_wino8_output_4(const float*, ptrdiff_t, const float*, float*, ptrdiff_t)
+    void f64_wino8_output_4(const double*, ptrdiff_t, const double*, double*, ptrdiff_t)
+    void f32_wino6_output_3(const float*, ptrdiff_t, const float*, float*, ptrdiff_t)
+    void f64_wino6_output_3(const double*, ptrdiff_t, const double*, double*, ptrdiff_t)
+    void f32_wino8_output_5(const float*, ptrdiff_t, const float*, float*, ptrdiff_t)
+    void f64_wino8_output_5(const double*, ptrdiff_t, const double*, double*, ptrdiff_t)
+    const int WINO_ROWS_F32 "(WINO_ROWS_OF(f32))"
+    const int WINO_ROWS_F64 "(WINO_ROWS_OF(f64))"
+    void f32_wino_outer(ptrdiff_t, const float*, const float*, float*)
+    void f64_wino_outer(ptrdiff_t, const double*, const double*, double*)
+
+BYTES = VECTOR_BYTES
+TILES = WINO_TILES
+"""Tiles of one product: blocks of tiles are best multiples of it."""
+cdef Py_ssize_t RUN = 14  # tiles of one run at the most: its patch stays in L1
+LONGEST_RUN = RUN
+LINE = 64  # bytes
+
+
+cdef struct Plane:  # one image operand: x, or dy in the weight gradient
+    Py_ssize_t channels
+    Py_ssize_t sn, sc, sh, sw  # strides in elements
+    const int64_t* rows  # source row of each padded row, up to the last tile's end
+    const int64_t* columns
+    Py_ssize_t inside, outside, origin, step  # columns[j] == origin + j*step for inside <= j < outside
+    const void* end  # one past the last element
+
+
+cdef struct Task:
+    Py_ssize_t points, size, advance  # pixels of a tile along an axis, and from one tile to the next
+    Py_ssize_t N, tiles_p, tiles_q, tiles
+    Py_ssize_t chunk, sub, block_c
+    Py_ssize_t K, P, Q, taps
+
+
+cdef inline Py_ssize_t blocks_of(Py_ssize_t extent, Py_ssize_t block) noexcept nogil:
+    return (extent + block - 1) // block
+
+
+cdef inline Py_ssize_t up(Py_ssize_t extent, Py_ssize_t block) noexcept nogil:
+    return (extent + block - 1) // block * block
+
+
+cdef inline Py_ssize_t lanes_of(const real* _) noexcept nogil:
+    return VECTOR_BYTES // sizeof(real)
+
+
+cdef inline Py_ssize_t padded(Py_ssize_t elements, Py_ssize_t lanes) noexcept nogil:
+    """A frequency stride: whole lines, and one more, so that the planes don't fall into the same cache sets."""
+    return elements + (64 // (VECTOR_BYTES // lanes) if VECTOR_BYTES < 64 else lanes)
+
+
+cdef inline void load_columns(const real* x, Py_ssize_t channel, Py_ssize_t lanes, Py_ssize_t count, const void* end,
+                              real* out) noexcept nogil:
+    if real is float:
+        f32_load_columns(x, channel, lanes, count, <const float*>end, out)
+    else:
+        f64_load_columns(x, channel, lanes, count, <const double*>end, out)
+
+
+cdef inline void transform_input(Py_ssize_t points, const real* d, Py_ssize_t row, real* v, Py_ssize_t frequency) noexcept nogil:
+    if real is float:
+        if points == 6:
+            f32_wino6_input(d, row, v, frequency)
+        else:
+            f32_wino8_input(d, row, v, frequency)
+    elif points == 6:
+        f64_wino6_input(d, row, v, frequency)
+    else:
+        f64_wino8_input(d, row, v, frequency)
+
+
+cdef inline void transform_filter(Py_ssize_t points, Py_ssize_t taps, const real* g, Py_ssize_t row, real* u,
+                                  Py_ssize_t frequency) noexcept nogil:
+    if real is float:
+        if points == 6:
+            if taps == 3:
+                f32_wino6_filter_3(g, row, u, frequency)
+            else:
+                f32_wino6_filter_4(g, row, u, frequency)
+        elif taps == 5:
+            f32_wino8_filter_5(g, row, u, frequency)
+        else:
+            f32_wino8_filter_4(g, row, u, frequency)
+    elif points == 6:
+        if taps == 3:
+            f64_wino6_filter_3(g, row, u, frequency)
+        else:
+            f64_wino6_filter_4(g, row, u, frequency)
+    elif taps == 5:
+        f64_wino8_filter_5(g, row, u, frequency)
+    else:
+        f64_wino8_filter_4(g, row, u, frequency)
+
+
+cdef inline void transform_output(Py_ssize_t points, Py_ssize_t outputs, const real* m, Py_ssize_t frequency,
+                                  const real* start, real* y, Py_ssize_t row) noexcept nogil:
+    if real is float:
+        if points == 6:
+            if outputs == 4:
+                f32_wino6_output_4(m, frequency, start, y, row)
+            else:
+                f32_wino6_output_3(m, frequency, start, y, row)
+        elif outputs == 4:
+            f32_wino8_output_4(m, frequency, start, y, row)
+        else:
+            f32_wino8_output_5(m, frequency, start, y, row)
+    elif points == 6:
+        if outputs == 4:
+            f64_wino6_output_4(m, frequency, start, y, row)
+        else:
+            f64_wino6_output_3(m, frequency, start, y, row)
+    elif outputs == 4:
+        f64_wino8_output_4(m, frequency, start, y, row)
+    else:
+        f64_wino8_output_5(m, frequency, start, y, row)
+
+
+cdef inline void product(Py_ssize_t tiles, const real* v, Py_ssize_t group, Py_ssize_t groups, const real* u, real* m,
+                         bint more) noexcept nogil:
+    if real is float:
+        f32_wino_product(tiles, v, group, groups, u, m, more)
+    else:
+        f64_wino_product(tiles, v, group, groups, u, m, more)
+
+
+cdef inline Py_ssize_t outer_rows(const real* _) noexcept nogil:
+    return WINO_ROWS_F32 if real is float else WINO_ROWS_F64
+
+
+cdef inline void outer(Py_ssize_t tiles, const real* v, const real* d, real* w) noexcept nogil:
+    if real is float:
+        f32_wino_outer(tiles, v, d, w)
+    else:
+        f64_wino_outer(tiles, v, d, w)
+
+
+# --- patches -----------------------------------------------------------------------------------------------------------
+
+
+cdef void load_patch(const real* x, const Plane* plane, real cval, Py_ssize_t lanes, Py_ssize_t u0, Py_ssize_t rows,
+                     Py_ssize_t v0, Py_ssize_t columns, real* patch) noexcept nogil:
+    """patch[i][j][l] = padded[l, u0 + i, v0 + j] for the `lanes` channels from x on; zeros for the other lanes."""
+    cdef Py_ssize_t L = lanes_of(x), i, j, l, h, w
+    cdef Py_ssize_t inside = min(max(plane.inside, v0), v0 + columns), outside = min(max(plane.outside, inside), v0 + columns)
+    cdef Py_ssize_t along = plane.step * plane.sw
+    cdef const real* row
+    cdef const real* pixel
+    cdef real* out
+    for i in range(rows):
+        out = patch + i * columns * L
+        h = plane.rows[u0 + i]
+        if h < 0:
+            for j in range(columns):
+                w = plane.columns[v0 + j]
+                for l in range(L):
+                    out[j * L + l] = cval if l < lanes and h == -1 and w >= -1 else 0
+            continue
+        row = x + h * plane.sh
+        for j in range(columns):
+            if v0 + j == inside:  # the middle of the row is done below
+                if outside - v0 >= columns:
+                    break
+            if inside <= v0 + j < outside:
+                continue
+            w = plane.columns[v0 + j]
+            for l in range(L):
+                if l >= lanes or w < -1:
+                    out[j * L + l] = 0
+                else:
+                    out[j * L + l] = cval if w < 0 else row[l * plane.sc + w * plane.sw]
+        pixel = row + (plane.origin + inside * plane.step) * plane.sw
+        out += (inside - v0) * L
+        if along == 1:
+            load_columns(pixel, plane.sc, lanes, outside - inside, plane.end, out)
+        elif plane.sc == 1 and lanes == L:
+            for j in range(outside - inside):
+                memcpy(out + j * L, pixel + j * along, L * sizeof(real))
+        else:
+            for j in range(outside - inside):
+                for l in range(lanes):
+                    out[j * L + l] = pixel[l * plane.sc + j * along]
+                for l in range(lanes, L):
+                    out[j * L + l] = 0
+
+
+cdef struct Run:  # consecutive tiles of one tile row
+    Py_ssize_t n, tp, tq, length
+
+
+cdef inline Run run_at(Py_ssize_t tile, Py_ssize_t last, const Task* t) noexcept nogil:
+    cdef Run run
+    run.tq = tile % t.tiles_q
+    run.tp = tile // t.tiles_q % t.tiles_p
+    run.n = tile // t.tiles_q // t.tiles_p
+    run.length = min(min(t.tiles_q - run.tq, last - tile), RUN)
+    return run
+
+
+cdef void input_tiles(const Task* t, const real* x, const Plane* plane, real cval, Py_ssize_t first, Py_ssize_t last,
+                      real* v, Py_ssize_t group, Py_ssize_t frequency, real* patch) noexcept nogil:
+    """Transform tiles first..last of all channels; tile `first` goes to v[.][.][0]."""
+    cdef Py_ssize_t L = lanes_of(x), tile = first, c, i, columns
+    cdef Run run
+    while tile < last:
+        run = run_at(tile, last, t)
+        columns = (run.length - 1) * t.advance + t.size
+        for c in range(blocks_of(plane.channels, L)):
+            load_patch(x + run.n * plane.sn + c * L * plane.sc, plane, cval, min(L, plane.channels - c * L),
+                       run.tp * t.advance, t.size, run.tq * t.advance, columns, patch)
+            for i in range(run.length):
+                transform_input(t.points, <const real*>patch + i * t.advance * L, columns * L,
+                                v + c * group + (tile - first + i) * L, frequency)
+        tile += run.length
+
+
+cdef void filter_block(const Task* t, const real* w, const Py_ssize_t* ws, bint flip, const void* end, Py_ssize_t k0,
+                       Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t channels, real* u, Py_ssize_t frequency, real* g) noexcept nogil:
+    """Transform filters k0..k0+2L, channels c0..c1 (zeros from `channels` on) to u[.][0..c1-c0][2L]."""
+    cdef Py_ssize_t L = lanes_of(w), R = t.taps, c, r, s, f, half, lanes, l
+    cdef const real* at
+    for c in range(c0, c1):
+        for half in range(2):
+            lanes = min(max(t.K - k0 - half * L, 0), L) if c < channels else 0
+            if lanes == 0:
+                for f in range(t.points * t.points):
+                    memset(u + f * frequency + (c - c0) * 2 * L + half * L, 0, L * sizeof(real))
+                continue
+            at = w + (k0 + half * L) * ws[0] + c * ws[1]
+            if ws[3] == 1 and ws[2] == R:
+                load_columns(at, ws[0], lanes, R * R, end, g + (R * R * L if flip else 0))
+                if flip:
+                    for r in range(R * R):
+                        memcpy(g + r * L, g + (2 * R * R - 1 - r) * L, L * sizeof(real))
+            else:
+                for r in range(R):
+                    for s in range(R):
+                        for l in range(L):
+                            g[((R - 1 - r) * R + R - 1 - s if flip else r * R + s) * L + l] = \
+                                at[l * ws[0] + r * ws[2] + s * ws[3]] if l < lanes else 0
+            transform_filter(t.points, R, <const real*>g, R * L, u + (c - c0) * 2 * L + half * L, frequency)
+
+
+cdef void output_tiles(const Task* t, const real* m, Py_ssize_t frequency, Py_ssize_t first, Py_ssize_t last,
+                       Py_ssize_t k0, const real* bias, real* y, const Py_ssize_t* ys, real* rows) noexcept nogil:
+    """Tiles first..last of filters k0..k0+2L out to y. rows: scratch [m][RUN*m][L]."""
+    cdef Py_ssize_t L = lanes_of(m), tile = first, half, lanes, i, a, j, l, count, p
+    cdef real start[16]
+    cdef Run run
+    cdef real* out
+    while tile < last:
+        run = run_at(tile, last, t)
+        count = min(run.length * t.advance, t.Q - run.tq * t.advance)
+        for half in range(2):
+            lanes = min(t.K - k0 - half * L, L)
+            if lanes <= 0:
+                break
+            for l in range(L):
+                start[l] = bias[k0 + half * L + l] if bias != NULL and l < lanes else 0
+            for i in range(run.length):
+                transform_output(t.points, t.advance, m + (tile - first + i) * 2 * L + half * L, frequency, <const real*>start,
+                                 rows + i * t.advance * L, RUN * t.advance * L)
+            for a in range(min(t.advance, t.P - run.tp * t.advance)):
+                p = run.tp * t.advance + a
+                out = y + run.n * ys[0] + (k0 + half * L) * ys[1] + p * ys[2] + run.tq * t.advance * ys[3]
+                if ys[3] == 1:
+                    if real is float:
+                        f32_store_columns(rows + a * RUN * t.advance * L, count, lanes, ys[1], out)
+                    else:
+                        f64_store_columns(rows + a * RUN * t.advance * L, count, lanes, ys[1], out)
+                elif ys[1] == 1 and lanes == L:
+                    for j in range(count):
+                        memcpy(out + j * ys[3], rows + (a * RUN * t.advance + j) * L, L * sizeof(real))
+                else:
+                    for l in range(lanes):
+                        for j in range(count):
+                            out[l * ys[1] + j * ys[3]] = rows[(a * RUN * t.advance + j) * L + l]
+        tile += run.length
+
+
+# --- forward -----------------------------------------------------------------------------------------------------------
+
+
+cdef void tiles_outside_unit(Py_ssize_t unit, const Task* t, const real* x, const Plane* plane, real cval, const real* u,
+                             const real* bias, real* y, const Py_ssize_t* ys, real* scratch) noexcept nogil:
+    """One chunk of tiles: input, products with every block of filters, output."""
+    cdef Py_ssize_t L = lanes_of(x), F = t.points * t.points, first = unit * t.chunk, last = min(first + t.chunk, t.tiles)
+    cdef Py_ssize_t groups = blocks_of(plane.channels, L), group = t.chunk * L, k, f
+    cdef Py_ssize_t fv = padded(groups * group, L), fu = padded(groups * L * 2 * L, L), fm = padded(t.chunk * 2 * L, L)
+    cdef real* v = scratch
+    cdef real* m = v + F * fv
+    cdef real* patch = m + F * fm  # serves input, then output
+    input_tiles(t, x, plane, cval, first, last, v, group, fv, patch)
+    for k in range(blocks_of(t.K, 2 * L)):
+        for f in range(F):
+            product(last - first, <const real*>v + f * fv, group, groups, u + (k * F + f) * fu, m + f * fm, False)
+        output_tiles(t, <const real*>m, fm, first, last, k * 2 * L, bias, y, ys, patch)
+
+
+cdef void filters_outside_unit(Py_ssize_t k, const Task* t, Py_ssize_t channels, const real* v, const real* w,
+                               const Py_ssize_t* ws, bint flip, const void* end, const real* bias, real* y,
+                               const Py_ssize_t* ys, real* scratch) noexcept nogil:
+    """One block of filters: transformed just before its products with all tiles."""
+    cdef Py_ssize_t L = lanes_of(v), F = t.points * t.points, groups = blocks_of(channels, L), group = t.tiles * L
+    cdef Py_ssize_t fv = padded(groups * group, L), fu = padded(t.block_c * 2 * L, L), fm = padded(t.sub * 2 * L, L)
+    cdef real* u = scratch
+    cdef real* m = u + F * fu
+    cdef real* patch = m + F * fm
+    cdef Py_ssize_t i, j, f, first, last, c0, c1
+    for i in range(blocks_of(t.tiles, t.sub)):
+        first = i * t.sub
+        last = min(first + t.sub, t.tiles)
+        for j in range(blocks_of(channels, t.block_c)):
+            c0, c1 = j * t.block_c, min((j + 1) * t.block_c, groups * L)
+            if i == 0 or t.block_c < channels:
+                filter_block(t, w, ws, flip, end, k * 2 * L, c0, c1, channels, u, fu, patch)
+            for f in range(F):
+                product(last - first, v + f * fv + c0 // L * group + first * L, group, (c1 - c0) // L,
+                        <const real*>u + f * fu, m + f * fm, j > 0)
+        output_tiles(t, <const real*>m, fm, first, last, k * 2 * L, bias, y, ys, patch)
+
+
+cdef void pack_unit(Py_ssize_t k, const Task* t, const real* w, const Py_ssize_t* ws, bint flip, const void* end,
+                    Py_ssize_t channels, real* u, real* scratch) noexcept nogil:
+    cdef Py_ssize_t L = lanes_of(w), F = t.points * t.points, c = up(channels, L)
+    filter_block(t, w, ws, flip, end, k * 2 * L, 0, c, channels, u + k * F * padded(c * 2 * L, L), padded(c * 2 * L, L), scratch)
+
+
+cdef void pack(Task t, const real* w, const Py_ssize_t* ws, bint flip, const void* end, Py_ssize_t channels, real* u,
+               char* scratch, Py_ssize_t worker_bytes, int workers) noexcept nogil:
+    cdef Py_ssize_t k, blocks = blocks_of(t.K, 2 * lanes_of(w))
+    if workers == 1:
+        for k in range(blocks):
+            pack_unit(k, &t, w, ws, flip, end, channels, u, <real*>scratch)
+    else:
+        for k in prange(blocks, num_threads=workers, schedule="static"):
+            pack_unit(k, &t, w, ws, flip, end, channels, u, <real*>(scratch + threadid() * worker_bytes))
+
+
+cdef void tiles_outside(Task t, const real* x, Plane plane, real cval, const real* u, const real* bias, real* y,
+                        const Py_ssize_t* ys, char* scratch, Py_ssize_t worker_bytes, int workers) noexcept nogil:
+    cdef Py_ssize_t unit, units = blocks_of(t.tiles, t.chunk)
+    if workers == 1:
+        for unit in range(units):
+            tiles_outside_unit(unit, &t, x, &plane, cval, u, bias, y, ys, <real*>scratch)
+    else:
+        for unit in prange(units, num_threads=workers, schedule="static"):
+            tiles_outside_unit(unit, &t, x, &plane, cval, u, bias, y, ys, <real*>(scratch + threadid() * worker_bytes))
+
+
+cdef void input_unit(Py_ssize_t unit, const Task* t, const real* x, const Plane* plane, real cval, real* v,
+                     real* scratch) noexcept nogil:
+    """RUN tiles into the v that all workers share."""
+    cdef Py_ssize_t L = lanes_of(x), group = t.tiles * L, first = unit * RUN
+    input_tiles(t, x, plane, cval, first, min(first + RUN, t.tiles), v + first * L, group,
+                padded(blocks_of(plane.channels, L) * group, L), scratch)
+
+
+cdef void input_all(const Task* t, const real* x, const Plane* plane, real cval, real* v, char* scratch,
+                    Py_ssize_t worker_bytes, int workers) noexcept nogil:
+    cdef Py_ssize_t unit, units = blocks_of(t.tiles, RUN)
+    if workers == 1:
+        for unit in range(units):
+            input_unit(unit, t, x, plane, cval, v, <real*>scratch)
+    else:
+        for unit in prange(units, num_threads=workers, schedule="static"):
+            input_unit(unit, t, x, plane, cval, v, <real*>(scratch + threadid() * worker_bytes))
+
+
+cdef void filters_outside(Task t, const real* x, Plane plane, real cval, const real* w, const Py_ssize_t* ws, bint flip,
+                          const void* end, const real* bias, real* y, const Py_ssize_t* ys, real* v, char* scratch,
+                          Py_ssize_t worker_bytes, int workers) noexcept nogil:
+    cdef Py_ssize_t k, blocks = blocks_of(t.K, 2 * lanes_of(x))
+    input_all(&t, x, &plane, cval, v, scratch, worker_bytes, workers)
+    if workers == 1:
+        for k in range(blocks):
+            filters_outside_unit(k, &t, plane.channels, <const real*>v, w, ws, flip, end, bias, y, ys, <real*>scratch)
+    else:
+        for k in prange(blocks, num_threads=workers, schedule="static"):
+            filters_outside_unit(k, &t, plane.channels, <const real*>v, w, ws, flip, end, bias, y, ys,
+                                 <real*>(scratch + threadid() * worker_bytes))
+
+
+# --- entries, one for each dtype. Arrays of any strides; bias: empty for none; sizes and index vectors as --------------
+# --- fastconv/algorithms/winograd.py makes them ------------------------------------------------------------------------
+
+
+cdef struct Strides:  # in elements
+    Py_ssize_t of[4]
+
+
+cdef inline Strides elements(const Py_ssize_t* strides, Py_ssize_t itemsize) noexcept:
+    cdef Strides s
+    cdef int i
+    for i in range(4):
+        s.of[i] = strides[i] // itemsize
+    return s
+
+
+cdef inline const void* end_of(const char* first, const Py_ssize_t* shape, const Py_ssize_t* strides, Py_ssize_t itemsize) noexcept:
+    """One past the highest element: what lies between two elements of an array is memory of its own buffer."""
+    cdef int i
+    for i in range(4):
+        if strides[i] > 0:
+            first += (shape[i] - 1) * strides[i]
+    return first + itemsize
+
+
+cdef Plane make_plane(const char* first, const Py_ssize_t* shape, const Py_ssize_t* strides, Py_ssize_t itemsize,
+                      const int64_t[::1] rows, const int64_t[::1] columns, tuple inside) except *:
+    cdef Plane plane
+    cdef Strides s = elements(strides, itemsize)
+    plane.channels = shape[1]
+    plane.sn, plane.sc, plane.sh, plane.sw = s.of[0], s.of[1], s.of[2], s.of[3]
+    plane.rows, plane.columns = &rows[0], &columns[0]
+    plane.inside, plane.outside, plane.origin, plane.step = inside
+    plane.end = end_of(first, shape, strides, itemsize)
+    return plane
+
+
+cdef Task make_task(tuple sizes) except *:
+    cdef Task t
+    (t.points, t.size, t.advance, t.N, t.tiles_p, t.tiles_q, t.chunk, t.sub, t.block_c, t.K, t.P, t.Q, t.taps) = sizes
+    t.tiles = t.N * t.tiles_p * t.tiles_q
+    return t
+
+
+def f32_pack(const float[:, :, :, :] w, bint flip, tuple sizes, float[::1] u, uint8_t[::1] scratch,
+             Py_ssize_t worker_bytes, int workers):
+    """w (K, C, R, R) to blocks of 2L transformed filters; flip turns them by 180 degrees."""
+    cdef Task t = make_task(sizes)
+    cdef Strides ws = elements(w.strides, 4)
+    cdef const void* end = end_of(<const char*>&w[0, 0, 0, 0], w.shape, w.strides, 4)
+    with nogil:
+        pack[float](t, &w[0, 0, 0, 0], ws.of, flip, end, w.shape[1], &u[0], <char*>&scratch[0], worker_bytes, workers)
+
+
+def f64_pack(const double[:, :, :, :] w, bint flip, tuple sizes, double[::1] u, uint8_t[::1] scratch,
+             Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(sizes)
+    cdef Strides ws = elements(w.strides, 8)
+    cdef const void* end = end_of(<const char*>&w[0, 0, 0, 0], w.shape, w.strides, 8)
+    with nogil:
+        pack[double](t, &w[0, 0, 0, 0], ws.of, flip, end, w.shape[1], &u[0], <char*>&scratch[0], worker_bytes, workers)
+
+
+def f32_tiles_outside(const float[:, :, :, :] x, const float[::1] u, const float[::1] bias, float[:, :, :, :] y, float cval,
+                      tuple sizes, const int64_t[::1] rows, const int64_t[::1] columns, tuple inside,
+                      uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(sizes)
+    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, inside)
+    cdef Strides ys = elements(y.strides, 4)
+    with nogil:
+        tiles_outside[float](t, &x[0, 0, 0, 0], plane, cval, &u[0], &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0],
+                             ys.of, <char*>&scratch[0], worker_bytes, workers)
+
+
+def f64_tiles_outside(const double[:, :, :, :] x, const double[::1] u, const double[::1] bias, double[:, :, :, :] y,
+                      double cval, tuple sizes, const int64_t[::1] rows, const int64_t[::1] columns, tuple inside,
+                      uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(sizes)
+    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, inside)
+    cdef Strides ys = elements(y.strides, 8)
+    with nogil:
+        tiles_outside[double](t, &x[0, 0, 0, 0], plane, cval, &u[0], &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0],
+                              ys.of, <char*>&scratch[0], worker_bytes, workers)
+
+
+def f32_filters_outside(const float[:, :, :, :] x, const float[:, :, :, :] w, bint flip, const float[::1] bias,
+                        float[:, :, :, :] y, float cval, tuple sizes, const int64_t[::1] rows,
+                        const int64_t[::1] columns, tuple inside, float[::1] v, uint8_t[::1] scratch,
+                        Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(sizes)
+    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, inside)
+    cdef Strides ys = elements(y.strides, 4), ws = elements(w.strides, 4)
+    cdef const void* end = end_of(<const char*>&w[0, 0, 0, 0], w.shape, w.strides, 4)
+    with nogil:
+        filters_outside[float](t, &x[0, 0, 0, 0], plane, cval, &w[0, 0, 0, 0], ws.of, flip, end,
+                               &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0], ys.of, &v[0], <char*>&scratch[0],
+                               worker_bytes, workers)
+
+
+def f64_filters_outside(const double[:, :, :, :] x, const double[:, :, :, :] w, bint flip, const double[::1] bias,
+                        double[:, :, :, :] y, double cval, tuple sizes, const int64_t[::1] rows,
+                        const int64_t[::1] columns, tuple inside, double[::1] v, uint8_t[::1] scratch,
+                        Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(sizes)
+    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, inside)
+    cdef Strides ys = elements(y.strides, 8), ws = elements(w.strides, 8)
+    cdef const void* end = end_of(<const char*>&w[0, 0, 0, 0], w.shape, w.strides, 8)
+    with nogil:
+        filters_outside[double](t, &x[0, 0, 0, 0], plane, cval, &w[0, 0, 0, 0], ws.of, flip, end,
+                                &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0], ys.of, &v[0], <char*>&scratch[0],
+                                worker_bytes, workers)
