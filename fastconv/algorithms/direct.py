@@ -64,7 +64,7 @@ def _blocks(problem: ConvProblem, kernel: Any) -> _Blocks:
     c = max(BLOCK // plane, 1)
     if not forward:
         c = min(c, max(DOT_TAPS // (problem.R * problem.S), 1))
-    c = min(c, channels)
+    c = max(min(c, channels), 1)
     block = c * plane + 2 * lanes
     sizes = (filters, p, q, c, slots, pitch, phases_h, phases_w)
     if forward:

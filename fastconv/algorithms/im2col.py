@@ -50,7 +50,7 @@ def _blocks(problem: ConvProblem, kernel: Any) -> _Blocks:
     channels, filters = problem.C // g, problem.K // g
     tile_m, tile_n = kernel.TILE_ROWS, kernel.TILE_BYTES // item
     plane = problem.P * problem.Q
-    c = channels
+    c = max(channels, 1)
     if problem.direction == "input_grad":
         # whole planes of dx belong to one unit: few enough channels that there are UNITS of them
         c = max(min(-(-channels * g * problem.N // UNITS), channels, -(-16 * tile_m // taps)), 1)
