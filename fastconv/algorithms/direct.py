@@ -14,7 +14,7 @@ import numpy as np
 
 from fastconv import machine
 from fastconv.algorithms import phases
-from fastconv.algorithms.common import PREFIX, Cost, grouped, scratch, sum_bound, up
+from fastconv.algorithms.common import PREFIX, Cost, add_up, grouped, scratch, sum_bound, up
 from fastconv.problem import ConvProblem
 
 NAME = "direct"
@@ -191,9 +191,7 @@ def _weight_grad(tables: _Tables, x: np.ndarray, dy: np.ndarray, dw: np.ndarray,
             tables.taps, memory, blocks.worker_bytes, workers,
         )  # fmt: skip
     if not whole:
-        dw[...] = parts[0]
-        for part in parts[1:]:  # in a fixed order
-            dw += part
+        add_up(parts, dw)
 
 
 def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:

@@ -94,6 +94,7 @@ def turned(w: np.ndarray, groups: int, taps: tuple[slice, slice]) -> np.ndarray:
     return grouped(w, groups)[..., taps[0], taps[1]][..., ::-1, ::-1].transpose(0, 2, 1, 3, 4)
 
 
+@np.errstate(all="ignore")  # NaN and Inf go where IEEE arithmetic sends them
 def fold(padded: np.ndarray, problem: ConvProblem, dx: np.ndarray) -> None:
     """The adjoint of padding: dx[..., h, j] = sum of padded[..., u, v] over rows[u] == h, columns[v] == j."""
     rows, columns = problem.rows(), problem.columns()
