@@ -172,7 +172,8 @@ class Call:
         else:
             largest, total, most = check.magnitude(b), None, 0
         left = check.magnitude(a)
-        if problem.direction != "input_grad" and problem.padded_shape != problem.x_shape:
+        padded = problem.boundary == "constant" and problem.padded_shape != problem.x_shape
+        if problem.direction != "input_grad" and padded:
             left = max(left, abs(int(problem.cval)))
         extra = 0 if bias is None else check.magnitude(bias)
         if left * largest * problem.terms + extra <= INT64_LARGEST:
