@@ -82,6 +82,7 @@ def _prepare(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, option
     if direction != "forward":
         dy, given = (a, "input_shape") if direction == "input_grad" else (b, "kernel_shape")
         check.check_same_shape(dy, "dy", y_shape, f"the output of a convolution with this {given} and geometry")
+    check.new_array(problem.out_shape, settings.result)  # MemoryError before plans, whose tables grow with the padding
     return make_call(problem, check.promote(a.dtype, b.dtype), settings)
 
 
@@ -555,6 +556,7 @@ def conv_transpose2d(
         N=n, C=k, H=height, W=wide, K=c, R=r, S=s, stride=stride, padding=pads, dilation=dilation, groups=groups,
         layout=layout, dtype=work, direction="input_grad",
     )  # fmt: skip
+    check.new_array(problem.out_shape, result)  # as in _prepare
     call = make_call(problem, check.promote(x.dtype, w.dtype), Settings(planning, result, overflow))
     return call(x, w, bias, out, workers)
 
