@@ -47,7 +47,12 @@ _CALLS_KEPT = 4096
 
 def _prepared(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, options: Options) -> Call:
     """The prepared call for these operands and options; from the dictionary where it has been seen before."""
-    key = (direction, a.shape, a.dtype, b.shape, b.dtype, shapes, options, planner.default_method(), machine.ISA)
+    stride, padding, dilation, groups, _, _, _, _, max_error, elementwise, max_workspace, _, _ = options
+    # 1 == 1.0 == True, but not every one of them is a valid option: the text tells them apart.
+    numbers = f"{stride}{padding}{dilation}{groups}{max_error}{elementwise}{max_workspace}"
+    key = (
+        direction, a.shape, a.dtype, b.shape, b.dtype, shapes, options, numbers, planner.default_method(), machine.ISA,
+    )  # fmt: skip
     try:
         call = _calls.get(key)
     except TypeError:  # an option that can't be hashed, such as a list
