@@ -14,7 +14,7 @@ import numpy as np
 
 from fastconv import machine
 from fastconv.algorithms import phases
-from fastconv.algorithms.common import PREFIX, Cost, grouped, scratch, sum_bound, up
+from fastconv.algorithms.common import PREFIX, Cost, add_up, grouped, scratch, sum_bound, up
 from fastconv.problem import ConvProblem
 
 NAME = "direct"
@@ -64,7 +64,7 @@ def _blocks(problem: ConvProblem, kernel: Any) -> _Blocks:
     c = max(BLOCK // plane, 1)
     if not forward:
         c = min(c, max(DOT_TAPS // (problem.R * problem.S), 1))
-    c = min(c, channels)
+    c = max(min(c, channels), 1)
     block = c * plane + 2 * lanes
     sizes = (filters, p, q, c, slots, pitch, phases_h, phases_w)
     if forward:
@@ -191,9 +191,7 @@ def _weight_grad(tables: _Tables, x: np.ndarray, dy: np.ndarray, dw: np.ndarray,
             tables.taps, memory, blocks.worker_bytes, workers,
         )  # fmt: skip
     if not whole:
-        dw[...] = parts[0]
-        for part in parts[1:]:  # in a fixed order
-            dw += part
+        add_up(parts, dw)
 
 
 def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:

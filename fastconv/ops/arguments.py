@@ -33,9 +33,12 @@ def as_operand(value: object, name: str) -> np.ndarray:
     raise TypeError(f"{name}: got dtype {dtype}; must be bool, an integer, float16, float32 or float64")
 
 
-def promote(*arrays: np.ndarray) -> np.dtype:
-    """NumPy's promotion of the operands' dtypes, in native byte order."""
-    return np.result_type(*(a.dtype for a in arrays)).newbyteorder("=")
+def promote(*dtypes: np.dtype) -> np.dtype:
+    """NumPy's promotion of the operands' dtypes, in native byte order; int64 of uint64 with signed integers."""
+    promoted = np.result_type(*dtypes).newbyteorder("=")
+    if promoted.kind == "f" and all(dtype.kind in "biu" for dtype in dtypes):
+        return np.dtype(np.int64)  # NumPy says float64; ours are exact
+    return promoted
 
 
 def normal(array: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -62,11 +62,11 @@ FLOPS_A_TERM = 3e7
 
 
 def kernel_rank(
-    kernels: np.ndarray, pixels: int, promoted: np.dtype | None, method: object, dtype: Any, other: np.dtype | None = None
+    kernels: np.ndarray, pixels: int, dtypes: tuple[np.dtype, ...], method: object, dtype: Any
 ) -> int | None:
     """The rank of kernels (count, R, S) where the separable method could win by it, else None: reading takes time.
 
-    ``pixels`` of the image each meet a kernel. The operands' dtype is ``promoted``, or the promotion with ``other``.
+    Each kernel meets ``pixels``; ``dtypes`` are the operands', ``dtype`` the one asked for.
     """
     if method == "auto":
         method = planner.default_method()
@@ -77,7 +77,7 @@ def kernel_rank(
         return None
     if most < 1:
         return None
-    work = np.dtype(result_dtypes(np.result_type(kernels.dtype, other) if promoted is None else promoted, dtype)[0])
+    work = np.dtype(result_dtypes(check.promote(*dtypes), dtype)[0])
     return rank(check.normal(kernels, np.dtype(np.float32) if work == np.float16 else work), most)
 
 
@@ -225,7 +225,8 @@ class Call:
         else:
             largest, total, most = check.magnitude(b), None, 0
         left = check.magnitude(a)
-        if problem.direction != "input_grad" and problem.padded_shape != problem.x_shape:
+        padded = problem.boundary == "constant" and problem.padded_shape != problem.x_shape
+        if problem.direction != "input_grad" and padded:
             left = max(left, abs(int(problem.cval)))
         extra = 0 if bias is None else check.magnitude(bias)
         if left * largest * problem.terms + extra <= INT64_LARGEST:
@@ -323,7 +324,7 @@ class _BoundPlan:
                 raise ValueError("w: these weights were packed by another plan; must come from this plan's pack()")
         else:
             b = self._operand(b, 1)
-        self._check_dtype(np.result_type(a.dtype, b.dtype))
+        self._check_dtype(check.promote(a.dtype, b.dtype))
         if bias is not None and not self.takes_bias:
             raise TypeError(f"bias: got one; a plan of {' and '.join(self.names)} takes none")
         bias = as_bias(bias, problem.K, problem.dtype == "int64")

@@ -55,10 +55,13 @@ overflow), as given by the caller."""
 
 def _prepared(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, options: Options) -> Call:
     """The prepared call for these operands and options."""
+    stride, padding, dilation, groups, _, _, _, method, max_error, elementwise, max_workspace, dtype, _ = options
+    # 1 == 1.0 == True, but not every one of them is a valid option: the text tells them apart.
+    numbers = f"{stride}{padding}{dilation}{groups}{max_error}{elementwise}{max_workspace}"
     rank = None
-    if b.ndim == 4 and b.shape[1] == 1 and b.shape[0] == options[3] and direction != "weight_grad":  # C = K = groups
-        rank = kernel_rank(b[:, 0], a.size, None, options[7], options[11], a.dtype)
-    key = (direction, a.shape, a.dtype, b.shape, b.dtype, shapes, options, rank)
+    if b.ndim == 4 and b.shape[1] == 1 and b.shape[0] == groups and direction != "weight_grad":  # C = K = groups
+        rank = kernel_rank(b[:, 0], a.size // groups, (a.dtype, b.dtype), method, dtype)
+    key = (direction, a.shape, a.dtype, b.shape, b.dtype, shapes, options, numbers, rank)
     return prepared(key, _prepare, direction, a, b, shapes, options, rank)
 
 
@@ -77,12 +80,13 @@ def _prepare(
         check.check_rank(a, name, axes)
         check.check_rank(b, "w", "K, C/groups, R, S")
         x_shape, w_shape = (a.shape if direction == "forward" else shapes), b.shape
-    problem, settings = _problem(direction, x_shape, w_shape, np.result_type(a.dtype, b.dtype), options, rank)
+    problem, settings = _problem(direction, x_shape, w_shape, check.promote(a.dtype, b.dtype), options, rank)
     y_shape = in_layout(problem.y_shape, layout)
     if direction != "forward":
         dy, given = (a, "input_shape") if direction == "input_grad" else (b, "kernel_shape")
         check.check_same_shape(dy, "dy", y_shape, f"the output of a convolution with this {given} and geometry")
-    return make_call(problem, np.result_type(a.dtype, b.dtype), settings)
+    check.new_array(problem.out_shape, settings.result)  # MemoryError before plans, whose tables grow with the padding
+    return make_call(problem, check.promote(a.dtype, b.dtype), settings)
 
 
 def _problem(
@@ -545,7 +549,7 @@ def conv_transpose2d(
     (height, wide), pads = transposed_padding(padding, (h, width), (r, s), stride, dilation, extra)
     check_size("y", (n, k, height, wide))
     stride, dilation = effective_steps((height, wide), pads, (r, s), stride, dilation)
-    work, result = result_dtypes(np.result_type(x.dtype, w.dtype), dtype)
+    work, result = result_dtypes(check.promote(x.dtype, w.dtype), dtype)
     overflow = check_overflow(overflow)
     planning = planner.check_options(method, max_error, elementwise, max_workspace)
     bias = as_bias(bias, k, work == "int64")
@@ -560,7 +564,8 @@ def conv_transpose2d(
         N=n, C=k, H=height, W=wide, K=c, R=r, S=s, stride=stride, padding=pads, dilation=dilation, groups=groups,
         layout=layout, dtype=work, direction="input_grad",
     )  # fmt: skip
-    call = make_call(problem, np.result_type(x.dtype, w.dtype), Settings(planning, result, overflow))
+    check.new_array(problem.out_shape, result)  # as in _prepare
+    call = make_call(problem, check.promote(x.dtype, w.dtype), Settings(planning, result, overflow))
     return call(x, w, bias, out, workers)
 
 

@@ -23,7 +23,7 @@ from fastconv.errors import ShapeError
 from fastconv.factors import factors
 from fastconv.ops import arguments as check
 from fastconv.ops.call import Call, Settings, bind, check_overflow, kernel_rank, make_call, prepared, result_dtypes
-from fastconv.problem import ConvProblem, Pads, check_size, integer, pair
+from fastconv.problem import ConvProblem, Pads, check_size, effective_steps, integer, pair
 
 __all__ = [
     "box_kernel", "convolve2d", "correlate2d", "correlate2d_input_grad", "correlate2d_kernel_grad", "gaussian_kernel",
@@ -115,7 +115,7 @@ def _prepare(
     """Check shapes and options, plan the problem."""
     (mode, boundary, cval, stride, dilation, axes, method, max_error, elementwise, max_workspace, dtype,
      overflow) = options  # fmt: skip
-    promoted = np.result_type(*dtypes)
+    promoted = check.promote(*dtypes)
     name = "image" if direction != "input_grad" else "image_shape"
     if len(image_shape) < 2:
         raise ShapeError(f"{name}: got shape {image_shape}; must have at least two axes")
@@ -132,6 +132,7 @@ def _prepare(
             f"kernel: got {kernel_shape[0]}x{kernel_shape[1]}, which spans {spans[0]}x{spans[1]} pixels; with "
             f"mode='valid' must fit the image of {h}x{w} (the arguments are not swapped)"
         )
+    stride, dilation = effective_steps((h, w), padding, kernel_shape, stride, dilation)  # type: ignore[arg-type]
     others = tuple(axis for axis in range(len(image_shape)) if axis not in (rows, columns))
     work, result = result_dtypes(promoted, dtype)
     problem = ConvProblem(
@@ -144,7 +145,9 @@ def _prepare(
     if dy_shape is not None and dy_shape != tuple(filtered):
         raise ShapeError(f"dy: got shape {dy_shape}; must be {tuple(filtered)}, the shape of the filtered image")
     planning = planner.check_options(method, max_error, elementwise, max_workspace)
-    call = make_call(problem, promoted, Settings(planning, result, check_overflow(overflow)))
+    overflow = check_overflow(overflow)
+    check.new_array(problem.out_shape, result)  # MemoryError before plans, whose tables grow with the padding
+    call = make_call(problem, promoted, Settings(planning, result, overflow))
     shape = {"forward": tuple(filtered), "input_grad": image_shape, "weight_grad": kernel_shape}[direction]
     return _ImageCall(
         call.plan, call.compute, call.result, call.bias_dtype, shape, call.overflow, (*others, rows, columns), planning
@@ -190,14 +193,21 @@ def _filter(
     workers = machine.check_workers(workers)
     rank = _rank(kernel, image, options)
     given = ("forward", turned, image.shape, kernel.shape, None, (image.dtype, kernel.dtype), options, rank)
-    call = prepared(given, _prepare, *given)
+    call = prepared((given, _numbers(options)), _prepare, *given)
     return call(image, kernel[::-1, ::-1] if turned else kernel, None, out, workers)
+
+
+def _numbers(options: Options) -> str:
+    """1 == 1.0 == True, but not every one of them is a valid option: the text tells them apart."""
+    _, _, _, stride, dilation, axes, _, max_error, elementwise, max_workspace, _, _ = options
+    return f"{stride}{dilation}{axes}{max_error}{elementwise}{max_workspace}"
 
 
 def _rank(kernel: np.ndarray, image: np.ndarray, options: Options) -> int | None:
     if kernel.ndim != 2:
         return None
-    return kernel_rank(kernel[None], image.size, None, options[_METHOD], options[_DTYPE], image.dtype)
+    dtypes = image.dtype, kernel.dtype
+    return kernel_rank(kernel[None], image.size, dtypes, options[_METHOD], options[_DTYPE])
 
 
 # --- public functions ------------------------------------------------------------------------------
@@ -413,7 +423,7 @@ def correlate2d_input_grad(
                overflow)  # fmt: skip
     rank = _rank(kernel, dy, options)
     given = ("input_grad", False, shape, kernel.shape, dy.shape, (dy.dtype, kernel.dtype), options, rank)
-    call = prepared(given, _prepare, *given)
+    call = prepared((given, _numbers(options)), _prepare, *given)
     return call(dy, kernel, None, out, workers)
 
 
@@ -476,7 +486,7 @@ def correlate2d_kernel_grad(
     options = (mode, boundary, cval, stride, dilation, axes, method, max_error, elementwise, max_workspace, dtype,
                overflow)  # fmt: skip
     given = ("weight_grad", False, image.shape, shape, dy.shape, (image.dtype, dy.dtype), options, None)
-    call = prepared(given, _prepare, *given)
+    call = prepared((given, _numbers(options)), _prepare, *given)
     return call(image, dy, None, out, workers)
 
 
@@ -547,7 +557,7 @@ def plan_correlate2d(
         kernel_shape = kernel.shape
         operand = check.as_operand(np.empty(0, kernel.dtype if dtype is None else dtype), "dtype").dtype
         reads = kernel.ndim == 2 and direction != "weight_grad"
-        rank = kernel_rank(kernel[None], 0, operand, "separable", None) if reads else None
+        rank = kernel_rank(kernel[None], 0, (operand,), "separable", None) if reads else None
     options = (mode, boundary, cval, stride, dilation, axes, method, max_error, elementwise, max_workspace, None,
                "raise")  # fmt: skip
     call = _prepare(direction, False, shape, kernel_shape, None, (operand,), options, rank)
