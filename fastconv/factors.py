@@ -76,30 +76,30 @@ def _largest(values: np.ndarray) -> int:
 
 
 def _float_factors(kernel: np.ndarray, most: int) -> Factors | None:
-    dtype = kernel.dtype
+    dtype, eps = kernel.dtype, float(np.finfo(kernel.dtype).eps)
     top = np.abs(kernel).max()
     if not np.isfinite(top):
         return None
     if top == 0:
         return Factors(kernel[None, :, 0], kernel[None, 0], True)
+    if top <= 2 / eps and (np.rint(kernel) == kernel).all():  # whole numbers: their factors are exact
+        whole = _integer_factors(kernel.astype(np.int64))
+        if whole is not None:
+            column, row = _balanced(whole.columns[0].astype(np.float64), whole.rows[0].astype(np.float64), dtype)
+            return Factors(column[None], row[None], True)
     exponent = np.frexp(float(top))[1]
     scaled = np.ldexp(kernel.astype(np.float64), -exponent)  # norms can't overflow
     norm = _norm(scaled)
     rest, columns, rows, growth = scaled.copy(), [], [], 0.0
     for _ in range(most):
         r, s = divmod(int(np.abs(rest).argmax()), rest.shape[1])
-        column, row = rest[:, s] / rest[r, s], rest[r]
-        # 1/2 <= sum |column| < 1: the sums by column exceed no pixel, so they can't overflow where the result doesn't
-        balance = np.frexp(np.abs(column).sum())[1]
-        with np.errstate(over="ignore"):
-            column = np.ldexp(column, -balance).astype(dtype)
-            row = np.ldexp(row, balance + exponent).astype(dtype)
+        column, row = _balanced(rest[:, s] / rest[r, s], rest[r], dtype, exponent)
         columns.append(column)
         rows.append(row)
         product = np.outer(column.astype(np.float64), np.ldexp(row.astype(np.float64), -exponent))
         rest -= product
         growth += _norm(product)
-        if _norm(rest) <= TOLERANCE * float(np.finfo(dtype).eps) * norm:
+        if _norm(rest) <= TOLERANCE * eps * norm:
             break
     else:
         return None
@@ -108,6 +108,18 @@ def _float_factors(kernel: np.ndarray, most: int) -> Factors | None:
         return None
     same_signs = terms == 1 and bool((np.sign(product) == np.sign(scaled)).all())
     return Factors(np.array(columns), np.array(rows), same_signs)
+
+
+def _balanced(
+    column: np.ndarray, row: np.ndarray, dtype: np.dtype, exponent: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The two scaled by powers of two, row by 2**exponent besides, so that 1/2 <= sum |column| < 1.
+
+    The sums along columns then exceed no pixel: they can't overflow where the result doesn't.
+    """
+    balance = np.frexp(np.abs(column).sum())[1]
+    with np.errstate(over="ignore"):
+        return np.ldexp(column, -balance).astype(dtype), np.ldexp(row, balance + exponent).astype(dtype)
 
 
 def _norm(values: np.ndarray) -> float:

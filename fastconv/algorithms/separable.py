@@ -218,29 +218,30 @@ def _bands(tables: _Forward) -> Iterator[tuple[slice, slice]]:
 
 def _forward(tables: _Forward, x: np.ndarray, packed: _Packed, y: np.ndarray, workers: int) -> None:
     problem, columns = tables.problem, tables.columns
-    left, right = problem.padding[1]
-    skip, cut = max(-left, 0), max(-right, 0)  # columns that no window reaches
-    inside = slice(max(left, 0), len(columns) - max(right, 0))
-    margins = np.r_[0 : inside.start, inside.stop : len(columns)]
+    left, padded = problem.padding[1][0], len(columns)
+    start = min(max(left, 0), padded)  # of the image's columns in t; paddings of gradients may be negative: crop
+    stop = min(max(left + problem.W, start), padded)
+    margins = np.r_[0:start, stop:padded]
     sources = columns[margins]
-    every = np.arange(max(tables.band[1], len(columns)))  # as they are
+    every = np.arange(max(tables.band[1], padded))  # as they are
     (sh, _), (dh, _) = problem.stride, problem.dilation
     with scratch(tables.t_bytes) as memory:
         for n, p in _bands(tables):
             band, out = x[n], y[n, :, p]
             rows = tables.rows[p.start * sh : (p.stop - 1) * sh + (problem.R - 1) * dh + 1]
-            shape = (len(band), problem.C * tables.by_columns.filters, p.stop - p.start, len(columns))
+            shape = (len(band), problem.C * tables.by_columns.filters, p.stop - p.start, padded)
             t = memory[: math.prod(shape) * x.itemsize].view(x.dtype).reshape(shape)
-            middle = t[..., inside]
-            tables.by_columns.run(
-                band[..., skip : problem.W - cut], packed.by_columns, middle, problem.compute_cval, rows,
-                every[: problem.W - skip - cut], 0, workers,
-            )  # fmt: skip
+            middle = t[..., start:stop]
+            if start < stop:
+                tables.by_columns.run(
+                    band[..., start - left : stop - left], packed.by_columns, middle, problem.compute_cval, rows,
+                    every[: stop - start], 0, workers,
+                )  # fmt: skip
             if problem.boundary == "constant":
-                t[..., : inside.start] = t[..., inside.stop :] = packed.beyond[:, None]
+                t[..., :start] = t[..., stop:] = packed.beyond[:, None]
             else:
                 t[..., margins] = middle[..., sources]
-            tables.by_rows.run(t, packed.by_rows, out, 0, every[: shape[2]], every[: len(columns)], 0, workers)
+            tables.by_rows.run(t, packed.by_rows, out, 0, every[: shape[2]], every[:padded], 0, workers)
             if packed.direct is not None and not np.isfinite(out).all():
                 tables.direct.run(band, packed.direct, out, problem.compute_cval, rows, columns, left, workers)
 

@@ -48,45 +48,48 @@ class _ImageCall(Call):
     planning: dict
 
     def _run(self, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
-        direction = self.plan.problem.direction
         a = a.transpose(self.order)
-        if direction == "weight_grad":
-            b, out = b.transpose(self.order), out[None, None]
-        else:
-            out = out.transpose(self.order)
-            if isinstance(b, np.ndarray):
-                b = b[None, None]
-        images = b if direction == "weight_grad" else out
+        if self.plan.problem.direction == "weight_grad":
+            images, out = b.transpose(self.order), out[None, None]
+            if _is_one_axis(a) and _is_one_axis(images):
+                self.plan.run(_one_axis(a), _one_axis(images), bias, out, workers)
+            else:
+                self._sum_parts(a, images, bias, out, workers)
+            return
+        images = out.transpose(self.order)
+        packed = not (isinstance(b, np.ndarray) and b.ndim == 2)
         if _is_one_axis(a) and _is_one_axis(images):
-            a, images = _one_axis(a), _one_axis(images)
-            operands = (a, images, out) if direction == "weight_grad" else (a, b, images)
-            self.plan.run(operands[0], operands[1], bias, operands[2], workers)
+            self.plan.run(_one_axis(a), b if packed else b[None, None], bias, _one_axis(images), workers)
+        elif packed:  # for the whole stack, so that is what must be there
+            whole = np.empty(images.shape, out.dtype)
+            self.plan.run(_one_axis(a), b, bias, _one_axis(whole), workers)
+            images[...] = whole
         else:
-            self._run_parts(a, b, bias, out, workers)
+            self._run_parts(a, b[None, None], bias, images, workers)
 
-    def _run_parts(self, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
-        """A stack that is no single axis, as (N, H, W, C) is none: along its longest axis at a time."""
-        lengths = a.shape[:-2]
+    # A stack that is no single axis, as that of (N, H, W, C) is none, is taken along its longest axis.
+
+    def _run_parts(self, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
+        plan, (a, out) = self._parts(a, out)
+        packed = plan.pack_checked(b)
+        for index in np.ndindex(*a.shape[:-4]):
+            plan.run(a[index], packed, bias, out[index], workers)
+
+    def _sum_parts(self, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
+        plan, (a, b) = self._parts(a, b)
+        part, total = np.empty(out.shape, out.dtype), np.zeros(out.shape, out.dtype)
+        for index in np.ndindex(*a.shape[:-4]):
+            plan.run(a[index], b[index], bias, part, workers)
+            total += part
+        out[...] = total
+
+    def _parts(self, *stacks: np.ndarray) -> tuple[planner.Plan, list[np.ndarray]]:
+        """The plan of one part, and the stacks as (..., N, 1, H, W)."""
+        lengths = stacks[0].shape[:-2]
         longest = lengths.index(max(lengths))
         problem = replace(self.plan.problem, N=lengths[longest])
         plan = planner.plan(problem, **(self.planning | {"method": self.plan.method}))
-        gradient = problem.direction == "weight_grad"
-        a = np.moveaxis(a, longest, -3)[..., None, :, :]
-        if gradient:
-            b = np.moveaxis(b, longest, -3)[..., None, :, :]
-            part, total = np.empty(out.shape, out.dtype), np.zeros(out.shape, out.dtype)
-        else:
-            out = np.moveaxis(out, longest, -3)[..., None, :, :]
-            if isinstance(b, np.ndarray):
-                b = plan.pack_checked(b)
-        for index in np.ndindex(*a.shape[:-4]):
-            if gradient:
-                plan.run(a[index], b[index], bias, part, workers)
-                total += part
-            else:
-                plan.run(a[index], b, bias, out[index], workers)
-        if gradient:
-            out[...] = total
+        return plan, [np.moveaxis(stack, longest, -3)[..., None, :, :] for stack in stacks]
 
 
 def _is_one_axis(images: np.ndarray) -> bool:
@@ -599,8 +602,8 @@ def separate(kernel: ArrayLike, *, rtol: float | None = None) -> tuple[np.ndarra
 
     Notes
     -----
-    A kernel that is an outer product exactly is taken apart at a pivot: integers give whole numbers. Otherwise by the
-    singular value decomposition, whose first terms miss the kernel by the next singular value, and no sum of as few
+    An outer product of whole numbers is taken apart into whole numbers; every other kernel by the singular value
+    decomposition, whose first terms miss the kernel by the next singular value, and no sum of as few
     terms misses it by less (C. Eckart and G. Young, The approximation of one matrix by another of lower rank, 1936).
 
     Examples
@@ -621,9 +624,10 @@ def separate(kernel: ArrayLike, *, rtol: float | None = None) -> tuple[np.ndarra
     values = kernel.astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError("kernel: holds NaN or infinity; must be finite")
-    exact = factors(kernel.astype(np.int64) if kernel.dtype.kind in "biu" else check.normal(kernel, dtype), 1)
-    if exact is not None and (np.outer(exact.columns[0], exact.rows[0].astype(np.float64)) == values).all():
-        return exact.columns.astype(dtype), exact.rows.astype(dtype)
+    if np.abs(values).max() < 2.0**53 and (np.rint(values) == values).all():
+        whole = factors(values.astype(np.int64), 1)
+        if whole is not None:
+            return whole.columns.astype(dtype), whole.rows.astype(dtype)
     left, sizes, right = np.linalg.svd(values, full_matrices=False)
     terms = max(int((sizes > rtol * sizes[0]).sum()), 1)
     share = np.sqrt(sizes[:terms, None])
