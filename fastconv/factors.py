@@ -110,9 +110,7 @@ def _float_factors(kernel: np.ndarray, most: int) -> Factors | None:
     return Factors(np.array(columns), np.array(rows), same_signs)
 
 
-def _balanced(
-    column: np.ndarray, row: np.ndarray, dtype: np.dtype, exponent: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def _balanced(column: np.ndarray, row: np.ndarray, dtype: np.dtype, exponent: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The two scaled by powers of two, row by 2**exponent besides, so that 1/2 <= sum |column| < 1.
 
     The sums along columns then exceed no pixel: they can't overflow where the result doesn't.

@@ -24,7 +24,7 @@ def integers(shape, seed=0, least=-4, most=4):
 
 
 def reach(mode, kernel, dilation, turned):
-    """Padding before and after, straight from the contract: where index (R-1)//2 of the kernel as given comes to lie."""
+    """Padding before and after, from the contract: where index (R-1)//2 of the kernel as given comes to lie."""
     pads = []
     for r, d in zip(kernel, dilation, strict=True):
         centre = (r - 1) // 2 if not turned else r - 1 - (r - 1) // 2
@@ -71,7 +71,7 @@ def test_a_kernel_larger_than_the_image():
         for ours, theirs in ((fc.correlate2d, scipy.signal.correlate2d), (fc.convolve2d, scipy.signal.convolve2d)):
             np.testing.assert_array_equal(ours(image, kernel, mode=mode), theirs(image, kernel, mode))
     for ours in (fc.correlate2d, fc.convolve2d):
-        with pytest.raises(fc.ShapeError, match="kernel.*not swapped"):
+        with pytest.raises(fc.ShapeError, match=r"kernel.*not swapped"):
             ours(image, kernel, mode="valid")
     with pytest.raises(fc.ShapeError):
         fc.correlate2d(integers((3, 9)), integers((2, 5)), mode="valid", dilation=3)
@@ -526,7 +526,13 @@ def test_derivatives_are_scipy():
 
 
 def test_kernels_are_float64_and_refuse():
-    for kernel in (fc.gaussian_kernel(1), fc.sobel_kernel(0), fc.sobel_kernel(1), fc.box_kernel(3), fc.laplacian_kernel()):
+    for kernel in (
+        fc.gaussian_kernel(1),
+        fc.sobel_kernel(0),
+        fc.sobel_kernel(1),
+        fc.box_kernel(3),
+        fc.laplacian_kernel(),
+    ):
         assert kernel.dtype == np.float64
         assert kernel.flags.c_contiguous
     for wrong, error in ((-1.0, ValueError), (np.nan, ValueError), ((1.0, 2.0, 3.0), ValueError), ("1", TypeError)):

@@ -35,13 +35,22 @@ def test_factors_are_the_kernel(dtype):
                 rest = kernel - np.einsum("ir,is->rs", found.columns, found.rows, dtype=np.float64)
                 norm = np.linalg.norm(kernel.astype(np.float64))
                 assert np.linalg.norm(rest) <= 1.01 * TOLERANCE * np.finfo(dtype).eps * norm
-                products = [np.linalg.norm(np.outer(c, r).astype(np.float64)) for c, r in zip(found.columns, found.rows, strict=True)]
+                products = [
+                    np.linalg.norm(np.outer(c, r).astype(np.float64))
+                    for c, r in zip(found.columns, found.rows, strict=True)
+                ]
                 assert sum(products) <= GROWTH * terms * norm
                 assert (np.abs(found.columns).sum(axis=1) <= 1).all()
 
 
 def test_rank_one_of_whole_numbers_is_exact():
-    for column, row in [([3], [5]), ([1, 3], [2, 5]), ([0, 0, 6, -9], [0, 4, -6]), ([0, 0], [1, 2]), ([7, 0, 21], [0, 5])]:
+    for column, row in [
+        ([3], [5]),
+        ([1, 3], [2, 5]),
+        ([0, 0, 6, -9], [0, 4, -6]),
+        ([0, 0], [1, 2]),
+        ([7, 0, 21], [0, 5]),
+    ]:
         kernel = np.outer(column, row)
         for dtype in ("int64", "float32", "float64"):
             found = factors(kernel.astype(dtype), 1)
@@ -268,3 +277,13 @@ def test_same_bytes_for_any_number_of_workers_or_neighbours(isa):
     results = {fc.conv2d(x, w, padding=4, method="separable", workers=n).tobytes() for n in (1, 2, 3, 5)}
     results.add(b"".join(fc.conv2d(x[n : n + 1], w, padding=4, method="separable").tobytes() for n in range(4)))
     assert len(results) == 1
+
+
+def test_a_sample_keeps_its_bytes_beside_one_that_is_not_finite():
+    x = np.random.default_rng(0).standard_normal((3, 1, 30, 30)).astype(np.float32)
+    w = of_rank(2, (9, 9), dtype="float32")[None, None]
+    expected = fc.conv2d(x, w, method="separable")
+    x[1, 0, 15, 15] = np.inf
+    result = fc.conv2d(x, w, method="separable")
+    assert result[[0, 2]].tobytes() == expected[[0, 2]].tobytes()
+    np.testing.assert_array_equal(result[1], fc.conv2d(x[1:2], w, method="direct")[0])

@@ -221,9 +221,9 @@ def _forward(tables: _Forward, x: np.ndarray, packed: _Packed, y: np.ndarray, wo
     left, padded = problem.padding[1][0], len(columns)
     start = min(max(left, 0), padded)  # of the image's columns in t; paddings of gradients may be negative: crop
     stop = min(max(left + problem.W, start), padded)
-    margins = np.r_[0:start, stop:padded]
+    every = np.arange(max(tables.band[1], padded))  # row or column, as it is
+    margins = np.concatenate((every[:start], every[stop:padded]))
     sources = columns[margins]
-    every = np.arange(max(tables.band[1], padded))  # as they are
     (sh, _), (dh, _) = problem.stride, problem.dilation
     with scratch(tables.t_bytes) as memory:
         for n, p in _bands(tables):
@@ -243,7 +243,11 @@ def _forward(tables: _Forward, x: np.ndarray, packed: _Packed, y: np.ndarray, wo
                 t[..., margins] = middle[..., sources]
             tables.by_rows.run(t, packed.by_rows, out, 0, every[: shape[2]], every[:padded], 0, workers)
             if packed.direct is not None and not np.isfinite(out).all():
-                tables.direct.run(band, packed.direct, out, problem.compute_cval, rows, columns, left, workers)
+                for i in np.flatnonzero(~np.isfinite(out).all(axis=(1, 2, 3))):  # whatever else is in the batch
+                    one = slice(i, i + 1)
+                    tables.direct.run(
+                        band[one], packed.direct, out[one], problem.compute_cval, rows, columns, left, workers
+                    )
 
 
 # --- the algorithm ---------------------------------------------------------------------------------
@@ -283,9 +287,8 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
 
 def pack(plan: Any, w: np.ndarray) -> Any:
     problem = plan.problem
-    columns, rows = np.zeros((problem.C, problem.rank, problem.R), w.dtype), np.zeros(
-        (problem.C, problem.rank, problem.S), w.dtype
-    )
+    columns = np.zeros((problem.C, problem.rank, problem.R), w.dtype)
+    rows = np.zeros((problem.C, problem.rank, problem.S), w.dtype)
     same_signs = True
     for c in range(problem.C):
         found = factors(w[c, 0].view(np.int64) if w.dtype.kind == "u" else w[c, 0], problem.rank)

@@ -166,17 +166,17 @@ def _check_kernel_shape(shape: tuple[int, ...], name: str) -> None:
 
 def _padding(mode: object, kernel: tuple[int, ...], dilation: tuple[int, int], turned: bool) -> Pads:
     """Before and after along each axis. A turned kernel has its centre (R - 1) // 2 counted from its other end."""
-    reaches = [(r - 1, d) for r, d in zip(kernel, dilation, strict=True)]
-    if mode == "valid":
-        before = after = (0, 0)
-    elif mode == "same":
-        before = tuple((reach + turned) // 2 * d for reach, d in reaches)
-        after = tuple((reach + (not turned)) // 2 * d for reach, d in reaches)
-    elif mode == "full":
-        before = after = tuple(reach * d for reach, d in reaches)
-    else:
+    if mode not in ("valid", "same", "full"):
         raise ValueError(f"mode: got {mode!r}; must be 'valid', 'same' or 'full'")
-    return (before[0], after[0]), (before[1], after[1])
+    pads = []
+    for taps, d in zip(kernel, dilation, strict=True):
+        before = after = 0
+        if mode == "same":
+            before, after = (taps - 1 + turned) // 2, (taps - turned) // 2
+        elif mode == "full":
+            before = after = taps - 1
+        pads.append((before * d, after * d))
+    return pads[0], pads[1]
 
 
 def _shape(shape: object, name: str) -> tuple[int, ...]:
@@ -616,10 +616,10 @@ def separate(kernel: ArrayLike, *, rtol: float | None = None) -> tuple[np.ndarra
     kernel = check.as_operand(kernel, "kernel")
     _check_kernel_shape(kernel.shape, "kernel")
     single = kernel.dtype.kind == "f" and kernel.dtype.itemsize <= 4
-    dtype = np.dtype(np.float32 if single else np.float64)
+    dtype = np.float32 if single else np.float64
     if rtol is None:
         rtol = max(kernel.shape) * float(np.finfo(dtype).eps)
-    elif not isinstance(rtol, numbers.Real) or not 0 <= rtol:
+    elif not isinstance(rtol, numbers.Real) or not rtol >= 0:
         raise ValueError(f"rtol: got {rtol!r}; must be None or a number of at least 0")
     values = kernel.astype(np.float64)
     if not np.isfinite(values).all():
@@ -671,7 +671,7 @@ def gaussian_kernel(sigma: Any, *, truncate: float = 4.0) -> np.ndarray:
     for value, name in ((sigmas[0], "sigma"), (sigmas[1], "sigma"), (truncate, "truncate")):
         if not isinstance(value, numbers.Real):
             raise TypeError(f"{name}: got {value!r}; must be a number")
-        if not (math.isfinite(value) and value >= 0):
+        if not 0 <= float(value) < math.inf:
             raise ValueError(f"{name}: got {value!r}; must be finite and at least 0")
     column, row = (_gaussian(float(value), float(truncate)) for value in sigmas)
     return np.outer(column, row)
