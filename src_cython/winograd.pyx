@@ -438,7 +438,7 @@ cdef void filters_outside(Task t, const real* x, Plane plane, real cval, const r
 # --- weight gradient: dw = A^T [sum over tiles of (B^T x B) * (G dy G^T)] A, dy tiles in the filters' part --------------
 #
 #     d   transformed tiles of dy   [F][K / 2L][chunk][2L]
-#     sums                          [F][L channels][2L filters]     of one block of channels and filters
+#     sums                          [F][block_c][2L]     of one block of channels and filters, block_c a few times L
 
 
 cdef void dy_tiles(const Task* t, const real* dy, const Plane* plane, Py_ssize_t first, Py_ssize_t last, real* d,
@@ -472,10 +472,11 @@ cdef void weight_sums_unit(Py_ssize_t unit, const Task* t, Py_ssize_t channels, 
                            const real* d, real* sums, bint shared, bint first, bint last, real* dw,
                            const Py_ssize_t* ws, real* scratch) noexcept nogil:
     """One block of channels and filters: add the tiles of a chunk; after the last, transform to dw."""
-    cdef Py_ssize_t L = lanes_of(v), F = t.points * t.points, c_blocks = blocks_of(channels, L), group = t.chunk * L
-    cdef Py_ssize_t k = unit // c_blocks, c = unit % c_blocks, R = t.taps, fs = padded(L * 2 * L, L)
-    cdef Py_ssize_t fv = padded(c_blocks * group, L), fd = padded(blocks_of(t.K, 2 * L) * 2 * group, L)
-    cdef Py_ssize_t f, i, half, lanes, l, count = min(L, channels - c * L)
+    cdef Py_ssize_t L = lanes_of(v), F = t.points * t.points, groups = blocks_of(channels, L), group = t.chunk * L
+    cdef Py_ssize_t c_blocks = blocks_of(channels, t.block_c), k = unit // c_blocks, c0 = unit % c_blocks * t.block_c
+    cdef Py_ssize_t c1 = min(c0 + t.block_c, groups * L), R = t.taps, fs = padded(t.block_c * 2 * L, L)
+    cdef Py_ssize_t fv = padded(groups * group, L), fd = padded(blocks_of(t.K, 2 * L) * 2 * group, L)
+    cdef Py_ssize_t f, i, c, half, lanes, l, count, step = outer_rows(v)
     cdef real zeros[16]
     cdef real* out
     if shared:
@@ -483,9 +484,9 @@ cdef void weight_sums_unit(Py_ssize_t unit, const Task* t, Py_ssize_t channels, 
     if first:
         memset(sums, 0, F * fs * sizeof(real))
     for f in range(F):
-        for i in range(L // outer_rows(v)):
-            outer(tiles, v + f * fv + c * group + i * outer_rows(v), d + f * fd + k * 2 * group,
-                  sums + f * fs + i * outer_rows(v) * 2 * L)
+        for i in range((c1 - c0) // step):
+            c = c0 + i * step
+            outer(tiles, v + f * fv + c // L * group + c % L, d + f * fd + k * 2 * group, sums + f * fs + i * step * 2 * L)
     if not last:
         return
     memset(zeros, 0, sizeof(zeros))
@@ -493,19 +494,21 @@ cdef void weight_sums_unit(Py_ssize_t unit, const Task* t, Py_ssize_t channels, 
         lanes = min(t.K - k * 2 * L - half * L, L)
         if lanes <= 0:
             break
-        for i in range(count):
-            transform_output(t.points, R, <const real*>sums + i * 2 * L + half * L, fs, <const real*>zeros,
-                             scratch + i * R * R * L, R * L)
-        out = dw + (k * 2 + half) * L * ws[0] + c * L * ws[1]
-        if ws[3] == 1 and ws[2] == R and ws[1] == R * R:
-            if real is float:
-                f32_store_columns(scratch, count * R * R, lanes, ws[0], out)
+        for c in range(c0 // L, c1 // L):
+            count = min(L, channels - c * L)
+            for i in range(count):
+                transform_output(t.points, R, <const real*>sums + (c * L - c0 + i) * 2 * L + half * L, fs,
+                                 <const real*>zeros, scratch + i * R * R * L, R * L)
+            out = dw + (k * 2 + half) * L * ws[0] + c * L * ws[1]
+            if ws[3] == 1 and ws[2] == R and ws[1] == R * R:
+                if real is float:
+                    f32_store_columns(scratch, count * R * R, lanes, ws[0], out)
+                else:
+                    f64_store_columns(scratch, count * R * R, lanes, ws[0], out)
             else:
-                f64_store_columns(scratch, count * R * R, lanes, ws[0], out)
-        else:
-            for i in range(count * R * R):
-                for l in range(lanes):
-                    out[l * ws[0] + i // (R * R) * ws[1] + i // R % R * ws[2] + i % R * ws[3]] = scratch[i * L + l]
+                for i in range(count * R * R):
+                    for l in range(lanes):
+                        out[l * ws[0] + i // (R * R) * ws[1] + i // R % R * ws[2] + i % R * ws[3]] = scratch[i * L + l]
 
 
 cdef void weight_grad(Task t, const real* x, Plane x_plane, real cval, const real* dy, Plane dy_plane, real* dw,
@@ -513,7 +516,7 @@ cdef void weight_grad(Task t, const real* x, Plane x_plane, real cval, const rea
                       Py_ssize_t worker_bytes, int workers) noexcept nogil:
     """first, last: whether this call begins and ends the sum (dilation phases are called one after another)."""
     cdef Py_ssize_t L = lanes_of(x), F = t.points * t.points, i, unit, start, stop, chunks = blocks_of(t.tiles, t.chunk)
-    cdef Py_ssize_t blocks = blocks_of(x_plane.channels, L) * blocks_of(t.K, 2 * L)
+    cdef Py_ssize_t blocks = blocks_of(x_plane.channels, t.block_c) * blocks_of(t.K, 2 * L)
     cdef bint begins, ends, single = first and last and chunks == 1
     for i in range(chunks):
         start, stop = i * t.chunk, min((i + 1) * t.chunk, t.tiles)
@@ -524,7 +527,7 @@ cdef void weight_grad(Task t, const real* x, Plane x_plane, real cval, const rea
             for unit in range(blocks):
                 weight_sums_unit(unit, &t, x_plane.channels, stop - start, <const real*>v, <const real*>d,
                                  <real*>scratch if single else sums, not single, begins, ends, dw, ws,
-                                 <real*>scratch + F * padded(L * 2 * L, L))
+                                 <real*>scratch + F * padded(t.block_c * 2 * L, L))
         else:
             for unit in prange(blocks_of(stop - start, RUN), num_threads=workers, schedule="static"):
                 weight_tiles_unit(unit, &t, x, &x_plane, cval, dy, &dy_plane, start, stop, v, d,
@@ -533,7 +536,7 @@ cdef void weight_grad(Task t, const real* x, Plane x_plane, real cval, const rea
                 weight_sums_unit(unit, &t, x_plane.channels, stop - start, <const real*>v, <const real*>d,
                                  <real*>(scratch + threadid() * worker_bytes) if single else sums, not single, begins,
                                  ends, dw, ws,
-                                 <real*>(scratch + threadid() * worker_bytes) + F * padded(L * 2 * L, L))
+                                 <real*>(scratch + threadid() * worker_bytes) + F * padded(t.block_c * 2 * L, L))
 
 
 # --- entries, one for each dtype. Arrays of any strides; bias: empty for none; sizes and index vectors as --------------

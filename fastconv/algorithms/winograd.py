@@ -25,11 +25,12 @@ NAME = "winograd"
 SCOPE, ELEMENTWISE = "tile", False
 
 OUTPUTS = 4  # m: outputs of a tile along an axis
-POINTS = {3: (0.625, 1.5), 5: (0.5, 1.0, 2.0)}  # of src_cython/simd/winograd_tile.h, by filter extent; with 0 and infinity
+POINTS = {3: (0.625, 1.5), 5: (0.5, 1.0, 2.0)}  # by filter extent, beside 0 and infinity; as in simd/winograd_tile.h
 MANY_FILTERS = 2 << 20  # bytes of transformed filters from which their own L2 is worth a second look at the tiles
 FEW_TILES = 8 << 20  # bytes of transformed tiles up to which they may wait for the filters
 FILTER_BLOCK = 512 << 10  # bytes of transformed filters at a time, where tiles are few
 WEIGHT_TILES = 12 << 20  # bytes of transformed tiles of x and dy that a weight gradient keeps at a time
+WEIGHT_GROUPS, WEIGHT_BLOCKS = 4, 4  # vectors of channels in a block of sums at the most; such blocks at the least
 
 
 def why_not(problem: ConvProblem) -> str | None:
@@ -43,8 +44,8 @@ def why_not(problem: ConvProblem) -> str | None:
 
 
 def variant(problem: ConvProblem) -> str:
-    r = problem.R
-    return f"F({r}x{r},{OUTPUTS}x{OUTPUTS})" if problem.direction == "weight_grad" else f"F({OUTPUTS}x{OUTPUTS},{r}x{r})"
+    tiling = (OUTPUTS, problem.R) if problem.direction != "weight_grad" else (problem.R, OUTPUTS)
+    return "F({0}x{0},{1}x{1})".format(*tiling)
 
 
 # --- error -----------------------------------------------------------------------------------------
@@ -130,7 +131,8 @@ def _blocks(problem: ConvProblem, isa: str, extents: tuple[int, int], once: bool
     shared = frequencies * (channels * tiles + line)
     filters_outside = once and packed * item > MANY_FILTERS and shared * item <= FEW_TILES
     run = min(tiles_q, kernel.LONGEST_RUN)
-    patch = max(points * ((run - 1) * OUTPUTS + points), OUTPUTS * kernel.LONGEST_RUN * OUTPUTS, 2 * taps * taps) * lanes
+    pixels = points * ((run - 1) * OUTPUTS + points)
+    patch = max(pixels, OUTPUTS * kernel.LONGEST_RUN * OUTPUTS, 2 * taps * taps) * lanes
     chunk = min(tiles, 2 * kernel.TILES if kernel.TILES > 8 else 4 * kernel.TILES)
     block_c = channels
     if filters_outside:
@@ -168,12 +170,14 @@ def _weight_blocks(problem: ConvProblem, isa: str, extents: tuple[int, int]) -> 
     run = kernel.LONGEST_RUN
     chunk = max(WEIGHT_TILES // (frequencies * (channels + filters) * item) // run, 2) * run
     chunk = min(-(-tiles // -(-tiles // chunk)), tiles)
-    block = frequencies * (lanes * 2 * lanes + line)  # sums of one block of channels and filters
+    k_blocks, groups = filters // (2 * lanes), channels // lanes
+    block_c = lanes * max(min(groups, WEIGHT_GROUPS, groups * k_blocks // WEIGHT_BLOCKS), 1)
+    block = frequencies * (block_c * 2 * lanes + line)  # sums of one block of channels and filters
     whole = chunk == tiles and problem.dilation == (1, 1)
-    sums = 1 if whole else channels // lanes * (filters // (2 * lanes)) * block
+    sums = 1 if whole else -(-channels // block_c) * k_blocks * block
     patch = points * ((min(run, tiles_q) - 1) * OUTPUTS + points) * lanes
     worker = max(patch, block + lanes * taps * taps * lanes)
-    sizes = (points, points, OUTPUTS, problem.N, tiles_p, tiles_q, chunk, 0, 0, k, *extents, taps)
+    sizes = (points, points, OUTPUTS, problem.N, tiles_p, tiles_q, chunk, chunk, block_c, k, *extents, taps)
     x_tiles, dy_tiles = (frequencies * (wide * chunk + line) for wide in (channels, filters))
     return _WeightBlocks(sizes, x_tiles, dy_tiles, sums, up(worker * item, 64))
 
@@ -321,7 +325,13 @@ def run(plan: Any, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarr
 
 
 def _forward(
-    plan: Any, x: np.ndarray, w: np.ndarray | None, packed: np.ndarray | None, bias: np.ndarray, y: np.ndarray, workers: int
+    plan: Any,
+    x: np.ndarray,
+    w: np.ndarray | None,
+    packed: np.ndarray | None,
+    bias: np.ndarray,
+    y: np.ndarray,
+    workers: int,
 ) -> None:
     tables: _Tables = plan.tables
     problem = tables.problem
