@@ -103,6 +103,11 @@ class BuildKernels(build_ext):
             extension.extra_link_args = link_args
         super().build_extensions()
 
+    def copy_extensions_to_source(self):
+        for extension in self.extensions:  # a clone has no folder for an instruction set until something is in it
+            Path(self.get_ext_fullpath(extension.name)).parent.mkdir(exist_ok=True)
+        super().copy_extensions_to_source()
+
     def compiles(self, code, compile_args, link_args):
         """Does the compiler make a program of this?"""
         with tempfile.TemporaryDirectory() as folder:
