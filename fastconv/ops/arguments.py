@@ -123,7 +123,7 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[n
         raise ShapeError(f"out: got shape {out.shape}; must be {tuple(shape)}")
     if not out.flags.writeable:
         raise ValueError("out: got a read-only array; must be writeable")
-    if any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
+    if out.size and any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
         raise ValueError("out: got a broadcast array; its elements must be apart from each other")
     for array in inputs:
         if array is not None and np.may_share_memory(out, array) and _share(out, array):
