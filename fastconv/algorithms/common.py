@@ -16,7 +16,7 @@ import numpy as np
 from fastconv import machine
 from fastconv.problem import ConvProblem
 
-__all__ = ["PREFIX", "Cost", "grouped", "scratch", "sum_bound", "up"]
+__all__ = ["PREFIX", "Cost", "add_up", "grouped", "scratch", "sum_bound", "up"]
 
 PREFIX = {"float32": "f32", "float64": "f64", "uint64": "u64"}
 """The kernels' names begin with their dtype."""
@@ -63,6 +63,14 @@ def sum_bound(problem: ConvProblem) -> float:
 def grouped(w: np.ndarray, groups: int) -> np.ndarray:
     """A view of the weights as (groups, K/groups, C/groups, R, S)."""
     return w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
+
+
+def add_up(parts: np.ndarray, out: np.ndarray) -> None:
+    """out = the sum of the parts, in their order."""
+    with np.errstate(all="ignore"):  # NaN and Inf go where IEEE arithmetic sends them
+        out[...] = parts[0]
+        for part in parts[1:]:
+            out += part
 
 
 @contextmanager

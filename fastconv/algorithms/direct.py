@@ -14,7 +14,7 @@ import numpy as np
 
 from fastconv import machine
 from fastconv.algorithms import phases
-from fastconv.algorithms.common import PREFIX, Cost, grouped, scratch, sum_bound, up
+from fastconv.algorithms.common import PREFIX, Cost, add_up, grouped, scratch, sum_bound, up
 from fastconv.problem import ConvProblem
 
 NAME = "direct"
@@ -51,7 +51,7 @@ class _Blocks:
 
 def _blocks(problem: ConvProblem, kernel: Any) -> _Blocks:
     forward = problem.direction == "forward"
-    channels, filters_all = problem.C // problem.groups, problem.K // problem.groups
+    channels, filters_all = max(problem.C // problem.groups, 1), problem.K // problem.groups
     lanes = kernel.BYTES // problem.itemsize
     (sh, sw), (dh, dw) = problem.stride, problem.dilation
     filters = (1 if filters_all == 1 else kernel.FILTERS) if forward else kernel.DOT_FILTERS
@@ -191,9 +191,7 @@ def _weight_grad(tables: _Tables, x: np.ndarray, dy: np.ndarray, dw: np.ndarray,
             tables.taps, memory, blocks.worker_bytes, workers,
         )  # fmt: skip
     if not whole:
-        dw[...] = parts[0]
-        for part in parts[1:]:  # in a fixed order
-            dw += part
+        add_up(parts, dw)
 
 
 def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:

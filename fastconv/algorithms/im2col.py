@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import machine
-from fastconv.algorithms.common import PREFIX, Cost, grouped, scratch, sum_bound, up
+from fastconv.algorithms.common import PREFIX, Cost, add_up, grouped, scratch, sum_bound, up
 from fastconv.problem import ConvProblem
 
 NAME = "im2col"
@@ -47,7 +47,7 @@ class _Blocks:
 
 def _blocks(problem: ConvProblem, kernel: Any) -> _Blocks:
     g, taps, item = problem.groups, problem.R * problem.S, problem.itemsize
-    channels, filters = problem.C // g, problem.K // g
+    channels, filters = max(problem.C // g, 1), problem.K // g
     tile_m, tile_n = kernel.TILE_ROWS, kernel.TILE_BYTES // item
     plane = problem.P * problem.Q
     c = channels
@@ -154,9 +154,7 @@ def run(plan: Any, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarr
             parts = out[None] if whole else np.empty((pieces, *out.shape), out.dtype)
             kernel(a, b, parts, problem.compute_cval, tables.geometry, blocks.sizes, *places)
             if not whole:
-                out[...] = parts[0]
-                for part in parts[1:]:  # in a fixed order
-                    out += part
+                add_up(parts, out)
             return
         packed = pack(plan, b) if b.ndim == 4 else b
         if problem.direction == "forward":

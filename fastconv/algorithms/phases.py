@@ -34,6 +34,8 @@ class Phase:
 
 def phases(problem: ConvProblem) -> list[Phase]:
     """The phases that have taps. With a boundary other than constant, of the gradient of the whole padded image."""
+    if problem.C == 0:  # dx is empty
+        return []
     axes = []
     for axis in range(2):
         extent, before = (problem.H, problem.W)[axis], problem.padding[axis][0]
@@ -94,6 +96,7 @@ def turned(w: np.ndarray, groups: int, taps: tuple[slice, slice]) -> np.ndarray:
     return grouped(w, groups)[..., taps[0], taps[1]][..., ::-1, ::-1].transpose(0, 2, 1, 3, 4)
 
 
+@np.errstate(all="ignore")  # NaN and Inf go where IEEE arithmetic sends them
 def fold(padded: np.ndarray, problem: ConvProblem, dx: np.ndarray) -> None:
     """The adjoint of padding: dx[..., h, j] = sum of padded[..., u, v] over rows[u] == h, columns[v] == j."""
     rows, columns = problem.rows(), problem.columns()

@@ -108,7 +108,9 @@ class _Blocks:
 
 def _forward_problem(problem: ConvProblem) -> ConvProblem:
     """What the kernel computes: an input gradient is a forward convolution of dy."""
-    return problem if problem.direction == "forward" else phases.phases(problem)[0].problem
+    if problem.direction == "forward" or problem.C == 0:
+        return problem
+    return phases.phases(problem)[0].problem
 
 
 def _phase_extents(problem: ConvProblem) -> tuple[int, int]:
@@ -123,10 +125,10 @@ def _blocks(problem: ConvProblem, isa: str, extents: tuple[int, int], once: bool
     lanes = kernel.BYTES // item
     points = taps + OUTPUTS - 1
     frequencies, line = points * points, max(64 // item, lanes)
-    c, k = problem.C // problem.groups, problem.K // problem.groups
+    c, k = max(problem.C // problem.groups, 1), problem.K // problem.groups
     channels, filters = up(c, lanes), up(k, 2 * lanes)
     tiles_p, tiles_q = -(-extents[0] // OUTPUTS), -(-extents[1] // OUTPUTS)
-    tiles = problem.N * tiles_p * tiles_q
+    tiles = max(problem.N, 1) * tiles_p * tiles_q  # an empty batch is planned, too
     packed = filters // (2 * lanes) * frequencies * (channels * 2 * lanes + line)
     shared = frequencies * (channels * tiles + line)
     filters_outside = once and packed * item > MANY_FILTERS and shared * item <= FEW_TILES
@@ -163,10 +165,10 @@ def _weight_blocks(problem: ConvProblem, isa: str, extents: tuple[int, int]) -> 
     lanes = kernel.BYTES // item
     points = taps + OUTPUTS - 1
     frequencies, line = points * points, max(64 // item, lanes)
-    c, k = problem.C // problem.groups, problem.K // problem.groups
+    c, k = max(problem.C // problem.groups, 1), problem.K // problem.groups
     channels, filters = up(c, lanes), up(k, 2 * lanes)
     tiles_p, tiles_q = -(-extents[0] // OUTPUTS), -(-extents[1] // OUTPUTS)
-    tiles = problem.N * tiles_p * tiles_q
+    tiles = max(problem.N, 1) * tiles_p * tiles_q  # an empty batch is planned, too
     run = kernel.LONGEST_RUN
     chunk = max(WEIGHT_TILES // (frequencies * (channels + filters) * item) // run, 2) * run
     chunk = min(-(-tiles // -(-tiles // chunk)), tiles)

@@ -31,9 +31,12 @@ def as_operand(value: object, name: str) -> np.ndarray:
     raise TypeError(f"{name}: got dtype {dtype}; must be bool, an integer, float16, float32 or float64")
 
 
-def promote(*arrays: np.ndarray) -> np.dtype:
-    """NumPy's promotion of the operands' dtypes, in native byte order."""
-    return np.result_type(*(a.dtype for a in arrays)).newbyteorder("=")
+def promote(*dtypes: np.dtype) -> np.dtype:
+    """NumPy's promotion of the operands' dtypes, in native byte order; int64 of uint64 with signed integers."""
+    promoted = np.result_type(*dtypes).newbyteorder("=")
+    if promoted.kind == "f" and all(dtype.kind in "biu" for dtype in dtypes):
+        return np.dtype(np.int64)  # NumPy says float64; ours are exact
+    return promoted
 
 
 def normal(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -120,7 +123,7 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype, inputs: tuple[n
         raise ShapeError(f"out: got shape {out.shape}; must be {tuple(shape)}")
     if not out.flags.writeable:
         raise ValueError("out: got a read-only array; must be writeable")
-    if any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
+    if out.size and any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
         raise ValueError("out: got a broadcast array; its elements must be apart from each other")
     for array in inputs:
         if array is not None and np.may_share_memory(out, array) and _share(out, array):

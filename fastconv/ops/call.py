@@ -172,7 +172,8 @@ class Call:
         else:
             largest, total, most = check.magnitude(b), None, 0
         left = check.magnitude(a)
-        if problem.direction != "input_grad" and problem.padded_shape != problem.x_shape:
+        padded = problem.boundary == "constant" and problem.padded_shape != problem.x_shape
+        if problem.direction != "input_grad" and padded:
             left = max(left, abs(int(problem.cval)))
         extra = 0 if bias is None else check.magnitude(bias)
         if left * largest * problem.terms + extra <= INT64_LARGEST:
@@ -264,11 +265,11 @@ class _BoundPlan:
         if isinstance(b, PackedWeights):
             if b.plan != self._identity:
                 raise ValueError("w: these weights were packed by another plan; must come from this plan's pack()")
-            operand_dtype = np.result_type(a.dtype, b.dtype)
+            operand_dtype = check.promote(a.dtype, b.dtype)
         else:
             b = check.as_operand(b, names[1])
             self._check(b, names[1], shapes[names[1]])
-            operand_dtype = np.result_type(a.dtype, b.dtype)
+            operand_dtype = check.promote(a.dtype, b.dtype)
         self._check_dtype(operand_dtype)
         if bias is not None and problem.direction != "forward":
             raise TypeError(f"bias: got one; a plan of direction {problem.direction!r} takes none")

@@ -47,7 +47,12 @@ _CALLS_KEPT = 4096
 
 def _prepared(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, options: Options) -> Call:
     """The prepared call for these operands and options; from the dictionary where it has been seen before."""
-    key = (direction, a.shape, a.dtype, b.shape, b.dtype, shapes, options, planner.default_method(), machine.ISA)
+    stride, padding, dilation, groups, _, _, _, _, max_error, elementwise, max_workspace, _, _ = options
+    # 1 == 1.0 == True, but not every one of them is a valid option: the text tells them apart.
+    numbers = f"{stride}{padding}{dilation}{groups}{max_error}{elementwise}{max_workspace}"
+    key = (
+        direction, a.shape, a.dtype, b.shape, b.dtype, shapes, options, numbers, planner.default_method(), machine.ISA,
+    )  # fmt: skip
     try:
         call = _calls.get(key)
     except TypeError:  # an option that can't be hashed, such as a list
@@ -77,12 +82,13 @@ def _prepare(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, option
         check.check_rank(a, name, axes)
         check.check_rank(b, "w", "K, C/groups, R, S")
         x_shape, w_shape = (a.shape if direction == "forward" else shapes), b.shape
-    problem, settings = _problem(direction, x_shape, w_shape, np.result_type(a.dtype, b.dtype), options)
+    problem, settings = _problem(direction, x_shape, w_shape, check.promote(a.dtype, b.dtype), options)
     y_shape = in_layout(problem.y_shape, layout)
     if direction != "forward":
         dy, given = (a, "input_shape") if direction == "input_grad" else (b, "kernel_shape")
         check.check_same_shape(dy, "dy", y_shape, f"the output of a convolution with this {given} and geometry")
-    return make_call(problem, np.result_type(a.dtype, b.dtype), settings)
+    check.new_array(problem.out_shape, settings.result)  # MemoryError before plans, whose tables grow with the padding
+    return make_call(problem, check.promote(a.dtype, b.dtype), settings)
 
 
 def _problem(
@@ -540,7 +546,7 @@ def conv_transpose2d(
     (height, wide), pads = transposed_padding(padding, (h, width), (r, s), stride, dilation, extra)
     check_size("y", (n, k, height, wide))
     stride, dilation = effective_steps((height, wide), pads, (r, s), stride, dilation)
-    work, result = result_dtypes(np.result_type(x.dtype, w.dtype), dtype)
+    work, result = result_dtypes(check.promote(x.dtype, w.dtype), dtype)
     overflow = check_overflow(overflow)
     planning = planner.check_options(method, max_error, elementwise, max_workspace)
     bias = as_bias(bias, k, work == "int64")
@@ -555,7 +561,8 @@ def conv_transpose2d(
         N=n, C=k, H=height, W=wide, K=c, R=r, S=s, stride=stride, padding=pads, dilation=dilation, groups=groups,
         layout=layout, dtype=work, direction="input_grad",
     )  # fmt: skip
-    call = make_call(problem, np.result_type(x.dtype, w.dtype), Settings(planning, result, overflow))
+    check.new_array(problem.out_shape, result)  # as in _prepare
+    call = make_call(problem, check.promote(x.dtype, w.dtype), Settings(planning, result, overflow))
     return call(x, w, bias, out, workers)
 
 
