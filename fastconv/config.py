@@ -10,7 +10,7 @@ import platform
 import numpy as np
 
 from fastconv import machine, planner
-from fastconv.ops import conv
+from fastconv.ops import call
 
 __all__ = ["clear_caches", "show_config"]
 
@@ -20,7 +20,7 @@ def clear_caches() -> None:
 
     Nothing else changes: the next call of each kind takes a little longer.
     """
-    conv.clear_calls()
+    call.clear_calls()
     planner.clear_plans()
     machine.clear_scratch()
 
