@@ -6,7 +6,6 @@ Stands above the operations; nothing but ``fastconv/__init__.py`` imports it.
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 
 import numpy as np
 
@@ -28,10 +27,12 @@ def clear_caches() -> None:
 
 def show_config() -> None:
     """Print version, compiler, instruction sets built and in use, OpenMP, workers and caches."""
+    import fastconv  # not at the top: the package imports this module
+
     cpu = machine.cpu
     openmp = cpu.openmp_version()
     l1, l2, l3 = (f"{n >> 10} KiB" if n else "unknown" for n in cpu.cache_sizes())
-    print(f"fastconv {metadata.version('fastconv')}")
+    print(f"fastconv {fastconv.__version__}")
     print(f"  python {platform.python_version()}, numpy {np.__version__}, compiler {cpu.compiler()}")
     built, here = ", ".join(machine.built_isas()), ", ".join(machine.ISAS)
     print(f"  instruction sets: {built} built; {here} here; {machine.ISA} in use")

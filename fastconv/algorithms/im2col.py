@@ -47,10 +47,10 @@ class _Blocks:
 
 def _blocks(problem: ConvProblem, kernel: Any) -> _Blocks:
     g, taps, item = problem.groups, problem.R * problem.S, problem.itemsize
-    channels, filters = problem.C // g, problem.K // g
+    channels, filters = max(problem.C // g, 1), problem.K // g
     tile_m, tile_n = kernel.TILE_ROWS, kernel.TILE_BYTES // item
     plane = problem.P * problem.Q
-    c = max(channels, 1)
+    c = channels
     if problem.direction == "input_grad":
         # whole planes of dx belong to one unit: few enough channels that there are UNITS of them
         c = max(min(-(-channels * g * problem.N // UNITS), channels, -(-16 * tile_m // taps)), 1)

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from fastconv.errors import ShapeError
-from fastconv.problem import LAYOUTS, check_size, integer
+from fastconv.problem import LAYOUTS, check_size, integer, pair, transposed_padding
 
 __all__ = [
     "as_operand", "channels_first", "check_cval", "check_flag", "check_layout", "check_out", "check_rank",
-    "check_same_shape", "image_axes", "magnitude", "narrow", "new_array", "normal", "promote", "shape_of_four",
+    "check_same_shape", "image_axes", "integer", "magnitude", "narrow", "new_array", "normal", "pair", "promote",
+    "shape_of_four", "transposed_padding",
 ]  # fmt: skip
 
 INT64_LARGEST = 2**63 - 1
