@@ -40,14 +40,17 @@ cdef extern from "tiles.h" nogil:
     void f32_gemm_tile(ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, const float*, const float*, float*, ptrdiff_t)
     void f32_copy(const float*, ptrdiff_t, float*)
     void f32_copy_every_2(const float*, ptrdiff_t, float*)
+    void f32_copy_runs(const float*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*, ptrdiff_t)
     void f32_transpose(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*, ptrdiff_t)
     void f64_gemm_tile(ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, const double*, const double*, double*, ptrdiff_t)
     void f64_copy(const double*, ptrdiff_t, double*)
     void f64_copy_every_2(const double*, ptrdiff_t, double*)
+    void f64_copy_runs(const double*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*, ptrdiff_t)
     void f64_transpose(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*, ptrdiff_t)
     void u64_gemm_tile(ptrdiff_t, ptrdiff_t, ptrdiff_t, const uint64_t*, const uint64_t*, const uint64_t*, uint64_t*, ptrdiff_t)
     void u64_copy(const uint64_t*, ptrdiff_t, uint64_t*)
     void u64_copy_every_2(const uint64_t*, ptrdiff_t, uint64_t*)
+    void u64_copy_runs(const uint64_t*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, uint64_t*, ptrdiff_t)
     void u64_transpose(const uint64_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, uint64_t*, ptrdiff_t)
 
 TILE_ROWS = GEMM_M
@@ -55,8 +58,9 @@ TILE_BYTES = GEMM_VECTORS * VECTOR_BYTES
 """Bytes of one row of a tile."""
 DEPTH_BYTES = GEMM_DEPTH_BYTES
 """Bytes of one row of a block of the depth, at the most."""
-PANEL_BYTES = (16 + 32) * (GEMM_DEPTH_BYTES + 64) + 16 * GEMM_VECTORS * VECTOR_BYTES
-"""Scratch of a product beside the panels of b: a, 32 rows to be transposed, and a tile of c."""
+cdef Py_ssize_t OFFSETS_BYTES = GEMM_DEPTH_BYTES // 4 * sizeof(ptrdiff_t)
+PANEL_BYTES = OFFSETS_BYTES + (16 + 32) * (GEMM_DEPTH_BYTES + 64) + 16 * GEMM_VECTORS * VECTOR_BYTES
+"""Scratch of a product beside the panels of b and a patch: offsets, a, 32 rows to be transposed, and a tile of c."""
 
 
 cdef inline Py_ssize_t blocks_of(Py_ssize_t extent, Py_ssize_t block) noexcept nogil:
@@ -82,9 +86,10 @@ cdef struct Matrix:
     Axis item  # filters or pixels: a row of A, a lane of B
     Axis depth  # what is summed over
     bint padded  # windows that may leave the image
-    const int64_t* rows
-    const int64_t* columns
-    Py_ssize_t row, column, left, width  # of the image: strides, columns padded before, columns
+    bint patched  # windows packed by way of a copied patch of the image
+    Geometry g  # of windows
+    Py_ssize_t channels
+    Py_ssize_t sample, channel, row, column  # strides of x
 
 
 cdef struct Place:
@@ -192,34 +197,34 @@ cdef inline void window_piece(const Matrix* m, const summand* source, Py_ssize_t
     cdef Py_ssize_t i, h, w, inside, outside, offset
     if down != 0:
         for i in range(n):
-            h, w = m.rows[u + i * down], m.columns[v + i * right]
+            h, w = m.g.rows[u + i * down], m.g.columns[v + i * right]
             out[i] = source[i * stride + h * m.row + w * m.column] if h >= 0 and w >= 0 else cval
         return
-    h = m.rows[u]
+    h = m.g.rows[u]
     if h < 0:
         fill(cval, n, out)
         return
     source += h * m.row
     if right == 0:
-        w = m.columns[v]
+        w = m.g.columns[v]
         if w < 0:
             fill(cval, n, out)
         else:
             copy(source + w * m.column, stride, n, out)
         return
-    offset = v - m.left  # columns inside the image count up: only the others are looked up
+    offset = v - m.g.left  # columns inside the image count up: only the others are looked up
     inside, outside = 0, n
     if offset < 0:
         inside = min((right - 1 - offset) // right, n)
-    if offset + (n - 1) * right >= m.width:
-        outside = max((m.width - offset + right - 1) // right, inside) if offset < m.width else inside
+    if offset + (n - 1) * right >= m.g.W:
+        outside = max((m.g.W - offset + right - 1) // right, inside) if offset < m.g.W else inside
     for i in range(inside):
-        w = m.columns[v + i * right]
+        w = m.g.columns[v + i * right]
         out[i] = source[i * stride + w * m.column] if w >= 0 else cval
     copy(source + inside * stride + (inside * right + offset) * m.column, stride + right * m.column, outside - inside,
          out + inside)
     for i in range(outside, n):
-        w = m.columns[v + i * right]
+        w = m.g.columns[v + i * right]
         out[i] = source[i * stride + w * m.column] if w >= 0 else cval
 
 
@@ -265,42 +270,197 @@ cdef inline void transpose(const summand* source, Py_ssize_t ld_source, Py_ssize
         u64_transpose(source, ld_source, rows, columns, out, ld)
 
 
+# Most matrices are plain: an element's address is an offset along one axis plus an offset along the other. Offsets along
+# one axis are put in a table, and pieces of the other, which lie in one run, are copied for all of them.
+
+
+cdef inline void copy_runs(const summand* source, const ptrdiff_t* offsets, Py_ssize_t count, Py_ssize_t step, Py_ssize_t n,
+                           summand* out, Py_ssize_t ld) noexcept nogil:
+    if summand is float:
+        f32_copy_runs(source, offsets, count, step, n, out, ld)
+    elif summand is double:
+        f64_copy_runs(source, offsets, count, step, n, out, ld)
+    else:
+        u64_copy_runs(source, offsets, count, step, n, out, ld)
+
+
+cdef inline void list_offsets(const Axis* a, Place start, Py_ssize_t count, ptrdiff_t* offsets) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(count):
+        offsets[i] = dot(a.stride, &start)
+        move(a, &start, 1)
+
+
+cdef void fetch_all(const Matrix* m, const Axis* fixed, Place at, Py_ssize_t count, const Axis* run, Place start,
+                    Py_ssize_t length, summand cval, ptrdiff_t* offsets, summand* out, Py_ssize_t ld) noexcept nogil:
+    """out[k][i] = m at k places after `at` on one axis, i places after `start` on the other."""
+    cdef Py_ssize_t k, n
+    if m.padded:
+        for k in range(count):
+            fetch(m, fixed, &at, run, start, length, cval, out + k * ld)
+            move(fixed, &at, 1)
+        return
+    list_offsets(fixed, at, count, offsets)
+    while length > 0:
+        n = min(length, run.extent[2] - start.i[2])
+        copy_runs(<const summand*>m.data + dot(run.stride, &start), offsets, count, run.stride[2], n, out, ld)
+        move(run, &start, n)
+        out += n
+        length -= n
+
+
+# Windows that leave the image, or are strided, become plain by way of a patch: the image under a range of pixels and
+# channels, padded and in polyphase order (src_cython/direct.pyx draws it), one part for each sample. In it, tap (c, r, s)
+# of pixel (n, p, q) lies at the sum of an offset of the tap and an offset of the pixel, and q counts up by one.
+
+
+cdef struct Patch:
+    Py_ssize_t j0, j1, c0, c1  # what it holds; c1 == 0: nothing
+    Py_ssize_t first_n, first_p, slots, pitch, phases_h, phases_w, plane
+    Py_ssize_t elements  # room
+
+
+cdef inline Py_ssize_t gcd(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    while b:
+        a, b = b, a % b
+    return a
+
+
+cdef void copy_patch(const Matrix* m, Patch* t, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t c0, Py_ssize_t channels,
+                     summand cval, summand* patch) noexcept nogil:
+    """The image under pixels j0..j1, from channel c0 on, as many channels as there is room for."""
+    cdef const Geometry* g = &m.g
+    cdef Py_ssize_t first = j0 // g.Q, last = (j1 - 1) // g.Q, n, c, a, b, i, u, v, p0, rows
+    cdef Py_ssize_t last_n = last // g.P, below = (g.R - 1) * g.dh // g.sh, samples
+    cdef const summand* source
+    t.first_n, t.first_p = first // g.P, first % g.P
+    samples = last_n - t.first_n + 1
+    rows = last - first + 1 if samples == 1 else g.P if samples > 2 else max(g.P - t.first_p, last % g.P + 1)
+    t.phases_h, t.phases_w = min(g.R, g.sh // gcd(g.sh, g.dh)), min(g.S, g.sw // gcd(g.sw, g.dw))
+    t.slots, t.pitch = rows + below, g.Q + (g.S - 1) * g.dw // g.sw
+    t.plane = t.phases_h * t.phases_w * t.slots * t.pitch
+    t.j0, t.j1, t.c0 = j0, j1, c0
+    t.c1 = c0 + max(min(channels, t.elements // (t.plane * samples)), 1)
+    for n in range(samples):
+        p0 = t.first_p if n == 0 else 0
+        rows = (last % g.P + 1 if n == samples - 1 else g.P) - p0 + below
+        for c in range(c0, t.c1):
+            source = <const summand*>m.data + (t.first_n + n) * m.sample + c * m.channel
+            for a in range(t.phases_h):
+                for i in range(rows):
+                    u = (p0 + i) * g.sh + a * g.dh % g.sh
+                    if u > (g.P - 1) * g.sh + (g.R - 1) * g.dh:
+                        break
+                    for b in range(t.phases_w):
+                        v = b * g.dw % g.sw
+                        window_piece(
+                            m, source, u, v, 0, 0, g.sw, cval,
+                            min(t.pitch, ((g.Q - 1) * g.sw + (g.S - 1) * g.dw - v) // g.sw + 1),
+                            patch + (n * (t.c1 - c0) + c - c0) * t.plane + ((a * t.phases_w + b) * t.slots + i) * t.pitch)
+
+
+cdef void list_taps(const Matrix* m, const Patch* t, Py_ssize_t first, Py_ssize_t count, ptrdiff_t* offsets) noexcept nogil:
+    """Where taps (c, r, s) lie in the patch, from the one of index `first` on."""
+    cdef const Geometry* g = &m.g
+    cdef Py_ssize_t c = first // (g.R * g.S), r = first // g.S % g.R, s = first % g.S, i, row
+    row = tap_row(g, t, c, r)
+    for i in range(count):
+        offsets[i] = row + s % t.phases_w * t.slots * t.pitch + s * g.dw // g.sw
+        s += 1
+        if s == g.S:
+            s = 0
+            r += 1
+            if r == g.R:
+                r = 0
+                c += 1
+            row = tap_row(g, t, c, r)
+
+
+cdef inline Py_ssize_t tap_row(const Geometry* g, const Patch* t, Py_ssize_t c, Py_ssize_t r) noexcept nogil:
+    return (c - t.c0) * t.plane + (r % t.phases_h * t.phases_w * t.slots + r * g.dh // g.sh) * t.pitch
+
+
+cdef void copy_pixels(const Matrix* m, const Patch* t, const summand* patch, const ptrdiff_t* offsets, Py_ssize_t count,
+                      Py_ssize_t j, Py_ssize_t length, summand* out, Py_ssize_t ld) noexcept nogil:
+    """out[k][i] = tap k of pixel j + i."""
+    cdef Py_ssize_t q = j % m.g.Q, p = j // m.g.Q % m.g.P, n = j // m.g.Q // m.g.P - t.first_n, piece
+    while length > 0:
+        piece = min(length, m.g.Q - q)
+        copy_runs(patch + n * (t.c1 - t.c0) * t.plane + (p - (t.first_p if n == 0 else 0)) * t.pitch + q, offsets, count, 1,
+                  piece, out, ld)
+        out += piece
+        length -= piece
+        q = 0
+        p += 1
+        if p == m.g.P:
+            p = 0
+            n += 1
+
+
+cdef struct Room:  # a worker's scratch
+    char* a  # a panel of rows
+    char* room  # 32 rows to be transposed
+    char* sums  # a tile of the product
+    ptrdiff_t* offsets
+    char* patch
+    char* b  # the panels of lanes
+    Patch held
+
+
 cdef void pack_rows(const Matrix* m, Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t d0, Py_ssize_t depth, summand cval,
-                    summand* room, summand* a) noexcept nogil:
+                    Room* room) noexcept nogil:
     """A panel of A: a[i][d], rows one GEMM_LDA apart."""
-    cdef Py_ssize_t lda = (GEMM_DEPTH_BYTES + 64) // sizeof(summand), i
+    cdef Py_ssize_t lda = (GEMM_DEPTH_BYTES + 64) // sizeof(summand), taps = m.g.R * m.g.S, done = 0, n
     cdef Place item = place_of(&m.item, i0), deep = place_of(&m.depth, d0)
-    if against_the_grain(m):
-        for i in range(depth):
-            fetch(m, &m.depth, &deep, &m.item, item, rows, cval, room + i * 16)
-            move(&m.depth, &deep, 1)
-        transpose(<const summand*>room, 16, depth, rows, a, lda)
+    cdef summand* a = <summand*>room.a
+    cdef Patch* held = &room.held
+    if m.patched:
+        while done < rows:
+            n = (i0 + done) // taps
+            if held.j0 != d0 or n < held.c0 or n >= held.c1:
+                copy_patch(m, held, d0, d0 + depth, n, m.channels - n, cval, <summand*>room.patch)
+            n = min(rows - done, held.c1 * taps - i0 - done)
+            list_taps(m, held, i0 + done, n, room.offsets)
+            copy_pixels(m, held, <const summand*>room.patch, room.offsets, n, d0, depth, a + done * lda, lda)
+            done += n
+    elif against_the_grain(m):
+        fetch_all(m, &m.depth, deep, depth, &m.item, item, rows, cval, room.offsets, <summand*>room.room, 16)
+        transpose(<const summand*>room.room, 16, depth, rows, a, lda)
     else:
-        for i in range(rows):
-            fetch(m, &m.item, &item, &m.depth, deep, depth, cval, a + i * lda)
-            move(&m.item, &item, 1)
+        fetch_all(m, &m.item, item, rows, &m.depth, deep, depth, cval, room.offsets, a, lda)
 
 
-cdef void pack_lanes(const Matrix* m, Py_ssize_t j0, Py_ssize_t lanes, Py_ssize_t d0, Py_ssize_t depth, summand cval,
-                     summand* room, summand* b) noexcept nogil:
-    """A panel of B: b[d][j], zeros beyond the last lane."""
-    cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand), i
-    cdef Py_ssize_t lda = (GEMM_DEPTH_BYTES + 64) // sizeof(summand)
-    cdef Place item = place_of(&m.item, j0), deep = place_of(&m.depth, d0)
-    if against_the_grain(m):
-        for i in range(depth):
-            fetch(m, &m.depth, &deep, &m.item, item, lanes, cval, b + i * width)
-            fill(<summand>0, width - lanes, b + i * width + lanes)
-            move(&m.depth, &deep, 1)
-    else:
-        for i in range(lanes):
-            fetch(m, &m.item, &item, &m.depth, deep, depth, cval, room + i * lda)
-            move(&m.item, &item, 1)
-        for i in range(lanes, up(lanes, 4)):
-            fill(<summand>0, depth, room + i * lda)
-        transpose(<const summand*>room, lda, up(lanes, 4), depth, b, width)
-        for i in range(depth):
-            fill(<summand>0, width - up(lanes, 4), b + i * width + up(lanes, 4))
+cdef void pack_lanes(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t d0, Py_ssize_t depth, Py_ssize_t kc,
+                     summand cval, Room* room) noexcept nogil:
+    """The panels of B: b[j / GEMM_N][d][j % GEMM_N], kc rows each, zeros beyond the last lane."""
+    cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand), taps = m.g.R * m.g.S
+    cdef Py_ssize_t lda = (GEMM_DEPTH_BYTES + 64) // sizeof(summand), i, j, jb, lanes, done = 0, n
+    cdef Place item, deep
+    cdef Patch* held = &room.held
+    cdef summand* b = <summand*>room.b
+    while m.patched and done < depth:
+        n = (d0 + done) // taps
+        copy_patch(m, held, j0, j1, n, m.channels - n, cval, <summand*>room.patch)
+        n = min(depth - done, held.c1 * taps - d0 - done)
+        list_taps(m, held, d0 + done, n, room.offsets)
+        for jb in range(blocks_of(j1 - j0, width)):
+            j = j0 + jb * width
+            copy_pixels(m, held, <const summand*>room.patch, room.offsets, n, j, min(width, j1 - j),
+                        b + (jb * kc + done) * width, width)
+        done += n
+    for jb in range(blocks_of(j1 - j0, width)):
+        j, b = j0 + jb * width, <summand*>room.b + jb * kc * width
+        lanes = min(width, j1 - j)
+        if not m.patched:
+            item, deep = place_of(&m.item, j), place_of(&m.depth, d0)
+            if against_the_grain(m):
+                fetch_all(m, &m.depth, deep, depth, &m.item, item, lanes, cval, room.offsets, b, width)
+            else:
+                fetch_all(m, &m.item, item, lanes, &m.depth, deep, depth, cval, room.offsets, <summand*>room.room, lda)
+                transpose(<const summand*>room.room, lda, lanes, depth, b, width)
+        if lanes < width:
+            for i in range(depth):
+                fill(<summand>0, width - lanes, b + i * width + lanes)
 
 
 # --- the product -----------------------------------------------------------------------------------
@@ -377,17 +537,26 @@ cdef inline Py_ssize_t depth_block(Py_ssize_t depth, Py_ssize_t itemsize) noexce
     return up(blocks_of(depth, blocks_of(depth, most)), 16)
 
 
+cdef inline Room room_of(summand* scratch, Py_ssize_t patch_bytes, summand kind) noexcept nogil:
+    cdef Room room
+    room.offsets = <ptrdiff_t*>scratch
+    room.a = <char*>scratch + OFFSETS_BYTES
+    room.room = room.a + 16 * (GEMM_DEPTH_BYTES + 64)
+    room.sums = room.room + 32 * (GEMM_DEPTH_BYTES + 64)
+    room.patch = room.sums + 16 * GEMM_VECTORS * VECTOR_BYTES
+    room.b = room.patch + patch_bytes
+    room.held.c1, room.held.elements = 0, patch_bytes // sizeof(summand)
+    return room
+
+
 cdef void multiply(const Matrix* ma, const Matrix* mb, const Output* c, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t j0,
-                   Py_ssize_t j1, summand cval, summand* scratch) noexcept nogil:
+                   Py_ssize_t j1, summand cval, summand* scratch, Py_ssize_t patch_bytes) noexcept nogil:
     """Rows i0..i1 and lanes j0..j1 of c."""
     cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand), lanes_of = VECTOR_BYTES // sizeof(summand)
     cdef Py_ssize_t depth = size_of(&ma.depth), kc = depth_block(depth, sizeof(summand))
-    cdef Py_ssize_t lda = (GEMM_DEPTH_BYTES + 64) // sizeof(summand), panels = blocks_of(i1 - i0, GEMM_M)
-    cdef summand* a = scratch
-    cdef summand* room = a + 16 * lda
-    cdef summand* sums = room + 32 * lda
-    cdef summand* b = sums + 16 * width
-    cdef summand* panel
+    cdef Py_ssize_t panels = blocks_of(i1 - i0, GEMM_M)
+    cdef Room room = room_of(scratch, patch_bytes, cval)
+    cdef const summand* panel
     cdef Py_ssize_t d, i, j, k, db, ib, jb, height, lanes
     cdef summand start[16]
     cdef summand lane_start[64]
@@ -399,30 +568,28 @@ cdef void multiply(const Matrix* ma, const Matrix* mb, const Output* c, Py_ssize
         d = db * kc
         k = min(kc, depth - d)
         fresh = d == 0 and not c.add
-        for jb in range(blocks_of(j1 - j0, width)):
-            j = j0 + jb * width
-            pack_lanes(mb, j, min(width, j1 - j), d, k, cval, room, b + jb * width * kc)
+        pack_lanes(mb, j0, j1, d, k, kc, cval, &room)
         for ib in range(panels):
             i = i0 + (i1 - i0) * ib // panels
             height = i0 + (i1 - i0) * (ib + 1) // panels - i
-            pack_rows(ma, i, height, d, k, cval, room, a)
+            pack_rows(ma, i, height, d, k, cval, &room)
             row = place_of(&c.row, i)
             bias_of(c, i, height, not c.lane_bias, start)
             for jb in range(blocks_of(j1 - j0, width)):
-                j, panel = j0 + jb * width, b + jb * width * kc
+                j, panel = j0 + jb * width, <const summand*>room.b + jb * width * kc
                 lanes = min(width, j1 - j)
                 lane = place_of(&c.lane, j)
                 if (c.lane.stride[2] == 1 and lane.i[2] + lanes <= c.lane.extent[2] and lanes % lanes_of == 0
                         and row.i[2] + height <= c.row.extent[2] and not c.lane_bias):
-                    tile(height, lanes // lanes_of, k, <const summand*>a, <const summand*>panel,
+                    tile(height, lanes // lanes_of, k, <const summand*>room.a, panel,
                          <const summand*>start if fresh else NULL,
                          <summand*>c.data + dot(c.row.stride, &row) + dot(c.lane.stride, &lane), c.row.stride[2])
                 else:
                     bias_of(c, j, lanes, c.lane_bias, lane_start)
-                    tile(height, blocks_of(lanes, lanes_of), k, <const summand*>a, <const summand*>panel,
-                         <const summand*>nothing, sums, width)
+                    tile(height, blocks_of(lanes, lanes_of), k, <const summand*>room.a, panel,
+                         <const summand*>nothing, <summand*>room.sums, width)
                     put(c, row, lane, height, lanes, <const summand*>start if fresh else NULL, <const summand*>lane_start,
-                        sums, room)
+                        <summand*>room.sums, <summand*>room.room)
 
 
 cdef inline void bias_of(const Output* c, Py_ssize_t first, Py_ssize_t n, bint wanted, summand* out) noexcept nogil:
@@ -437,8 +604,8 @@ cdef inline void bias_of(const Output* c, Py_ssize_t first, Py_ssize_t n, bint w
 cdef struct Task:
     Py_ssize_t N, groups, C, K  # channels and filters of one group
     Geometry g
-    bint padded, channels_last, swapped
-    Py_ssize_t row_blocks, lane_blocks, block_lanes
+    bint padded, patched, channels_last, swapped
+    Py_ssize_t row_blocks, lane_blocks, patch_bytes
 
 
 cdef struct Strides:  # in elements
@@ -481,12 +648,14 @@ cdef void set_windows(Matrix* m, Axis* taps, Axis* pixels, const Task* t, const 
     """The windows of one group of x, as a matrix over the axes `taps` and `pixels` (both are parts of m)."""
     cdef const Geometry* g = &t.g
     cdef bint whole = not t.padded  # then every window lies inside the image, and strides are all there is
-    m.data, m.padded, m.rows, m.columns = <char*>x, t.padded, g.rows, g.columns
-    m.row, m.column, m.left, m.width = xs[2], xs[3], g.left, g.W
+    m.data, m.g, m.channels = <char*>x, g[0], t.C
+    m.padded, m.patched = t.padded, t.patched
+    m.sample, m.channel, m.row, m.column = xs[0], xs[1], xs[2], xs[3]
     if whole:
-        m.data = <char*>(x - g.top * xs[2] - g.left * xs[3])
         taps[0] = taps_axis(t, xs[1], g.dh * xs[2], g.dw * xs[3])
         pixels[0] = pixels_axis(t, xs[0], g.sh * xs[2], g.sw * xs[3])
+        if not t.patched:
+            m.data = <char*>(x - g.top * xs[2] - g.left * xs[3])
     else:
         taps[0] = taps_axis(t, xs[1], 0, 0)
         taps.down[1 if not t.channels_last else 0] = g.dh
@@ -504,7 +673,7 @@ cdef void run_unit(const Task* t, const Matrix* a, const Matrix* b, const Output
     cdef Py_ssize_t i = unit % t.row_blocks, j = unit // t.row_blocks
     cdef Py_ssize_t rows = size_of(&c.row), lanes = size_of(&c.lane), panels = blocks_of(lanes, width)
     multiply(a, b, c, rows * i // t.row_blocks, rows * (i + 1) // t.row_blocks, panels * j // t.lane_blocks * width,
-             min(panels * (j + 1) // t.lane_blocks * width, lanes), cval, scratch)
+             min(panels * (j + 1) // t.lane_blocks * width, lanes), cval, scratch, t.patch_bytes)
 
 
 cdef void forward_unit(Py_ssize_t unit, const Task* t, const summand* x, const Py_ssize_t* xs, summand cval,
@@ -514,7 +683,7 @@ cdef void forward_unit(Py_ssize_t unit, const Task* t, const summand* x, const P
     cdef Matrix windows, weights
     cdef Output out
     set_windows(&windows, &windows.depth, &windows.item, t, x + g * t.C * xs[1], xs)
-    weights.data, weights.padded = <char*>(w + g * ws[0]), False
+    weights.data, weights.padded, weights.patched = <char*>(w + g * ws[0]), False, False
     weights.item, weights.depth = filters_axis(t.K, ws[1]), taps_axis(t, ws[2], ws[3], ws[4])
     merge(&weights.depth)
     out.data, out.add, out.lane_bias = <char*>(y + g * t.K * ys[1]), False, t.swapped and bias != NULL
@@ -535,7 +704,7 @@ cdef void weight_unit(Py_ssize_t unit, const Task* t, const summand* x, const Py
     cdef Matrix windows, gradient
     cdef Output out
     set_windows(&windows, &windows.item, &windows.depth, t, x + g * t.C * xs[1], xs)
-    gradient.data, gradient.padded = <char*>(dy + g * t.K * ys[1]), False
+    gradient.data, gradient.padded, gradient.patched = <char*>(dy + g * t.K * ys[1]), False, False
     gradient.item, gradient.depth = filters_axis(t.K, ys[1]), pixels_axis(t, ys[0], ys[2], ys[3])
     merge(&gradient.depth)
     out.data, out.add, out.lane_bias, out.bias = <char*>(dw + g * ws[0]), False, False, NULL
@@ -577,7 +746,7 @@ cdef Task gemm_task(Py_ssize_t N, tuple geometry, tuple blocks, const int64_t[::
     t.N = N
     (t.groups, t.C, t.K, t.g.H, t.g.W, t.g.R, t.g.S, t.g.P, t.g.Q, t.g.top, t.g.left, t.g.sh, t.g.sw, t.g.dh,
      t.g.dw) = geometry
-    t.padded, t.channels_last, t.swapped, t.row_blocks, t.lane_blocks = blocks
+    t.padded, t.patched, t.channels_last, t.swapped, t.row_blocks, t.lane_blocks, t.patch_bytes = blocks
     t.g.rows, t.g.columns = &rows[0], &columns[0]
     return t
 
@@ -660,7 +829,7 @@ cdef inline Axis window_rows(const Columns* t, Py_ssize_t channels, const Py_ssi
 
 cdef inline Matrix plain(const summand* data, Axis item, Axis depth) noexcept nogil:
     cdef Matrix m
-    m.data, m.item, m.depth, m.padded = <char*>data, item, depth, False
+    m.data, m.item, m.depth, m.padded, m.patched = <char*>data, item, depth, False, False
     return m
 
 
@@ -683,7 +852,7 @@ cdef void columns_forward(Py_ssize_t unit, const Columns* t, const summand* x, c
                            rectangle(b, ys[2], ys[3]), bias + g * t.K if bias != NULL else NULL, False)
     gather_windows(x + n * xs[0] + g * t.C * xs[1], xs[1], xs[2], xs[3], &t.g, cval, 0, t.C, b.p0, b.p1, b.q0, b.q1,
                    cols, b.pixels)
-    multiply(&weights, &windows, &out, 0, t.K, 0, b.pixels, cval, scratch)
+    multiply(&weights, &windows, &out, 0, t.K, 0, b.pixels, cval, scratch, 0)
 
 
 cdef void columns_input(Py_ssize_t unit, const Columns* t, const summand* dy, const Py_ssize_t* ys, const summand* w,
@@ -710,7 +879,7 @@ cdef void columns_input(Py_ssize_t unit, const Columns* t, const summand* dy, co
         gradient = plain(dy + n * ys[0] + g * t.K * ys[1] + b.p0 * ys[2] + b.q0 * ys[3], rectangle(b, ys[2], ys[3]),
                          filters_axis(t.K, ys[1]))
         out = into(cols, filters_axis(rows, b.pixels), filters_axis(b.pixels, 1), <const summand*>NULL, False)
-        multiply(&weights, &gradient, &out, 0, rows, 0, b.pixels, <summand>0, scratch)
+        multiply(&weights, &gradient, &out, 0, rows, 0, b.pixels, <summand>0, scratch, 0)
         scatter_windows(planes, xs[1], xs[2], xs[3], &t.g, 0, channels, b.p0, b.p1, b.q0, b.q1, <const summand*>cols,
                         b.pixels)
 
@@ -736,7 +905,7 @@ cdef void columns_weight(Py_ssize_t unit, const Columns* t, Py_ssize_t N, const 
                          rectangle(b, ys[2], ys[3]))
         out = into(dw + g * ws[0] + c0 * ws[2], window_rows(t, channels, ws), filters_axis(t.K, ws[1]),
                    <const summand*>NULL, i > 0)
-        multiply(&windows, &gradient, &out, 0, rows, 0, t.K, cval, scratch)
+        multiply(&windows, &gradient, &out, 0, rows, 0, t.K, cval, scratch, 0)
 
 
 cdef void forward(Columns t, Py_ssize_t N, const summand* x, const Py_ssize_t* xs, summand cval, const summand* w,

@@ -23,6 +23,7 @@ NAME = "gemm"
 SCOPE, ELEMENTWISE = "window", True
 
 PANELS_BYTES = 512 << 10  # packed lanes of a unit of work: half of the second cache
+PATCH_BYTES = 128 << 10  # of the image copied at a time, at the least
 UNITS = 4  # at the least, where the problem is large enough, so that several workers have something to do
 UNIT_FLOPS = 2e6  # of the smallest unit worth cutting
 
@@ -42,8 +43,19 @@ def error_bound(problem: ConvProblem) -> float:
 def _swapped(problem: ConvProblem) -> bool:
     """Is the product computed transposed, windows by filters, so that it is written along the filters?"""
     if problem.direction == "weight_grad":
-        return problem.R * problem.S > 1
+        return problem.R * problem.S > 1 or _patched(problem)
     return problem.layout == "NHWC"
+
+
+def _padded(problem: ConvProblem) -> bool:
+    """Do windows leave the image?"""
+    return any(pad > 0 for axis in problem.padding for pad in axis)
+
+
+def _patched(problem: ConvProblem) -> bool:
+    """Are windows packed by way of copied patches of the image, or straight from it?"""
+    strided = problem.stride[1] > 1 and problem.R * problem.S > 1
+    return problem.layout == "NCHW" and (_padded(problem) or strided)
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,7 @@ class _Blocks:
     depth: int
     row_blocks: int
     lane_blocks: int
+    patch_bytes: int
     worker_bytes: int
 
 
@@ -77,13 +90,23 @@ def _blocks(problem: ConvProblem, kernel: Any) -> _Blocks:
             lane_blocks = min(panels, lane_blocks * units)
         else:
             row_blocks = min(heights, units)
-    worker_bytes = kernel.PANEL_BYTES + -(-panels // lane_blocks) * panel_bytes
-    return _Blocks(rows, lanes, depth, row_blocks, lane_blocks, worker_bytes)
+    lane_panels = -(-panels // lane_blocks)
+    patch_bytes = 0
+    if _patched(problem):
+        weight_grad = problem.direction == "weight_grad"
+        patch_bytes = _patch_bytes(problem, depth_block if weight_grad else lane_panels * kernel.TILE_BYTES // item)
+    worker_bytes = kernel.PANEL_BYTES + lane_panels * panel_bytes + patch_bytes
+    return _Blocks(rows, lanes, depth, row_blocks, lane_blocks, patch_bytes, worker_bytes)
 
 
-def _padded(problem: ConvProblem) -> bool:
-    """Do windows leave the image?"""
-    return any(pad > 0 for axis in problem.padding for pad in axis)
+def _patch_bytes(problem: ConvProblem, pixels: int) -> int:
+    """Room for the patch under that many pixels of one channel, or for more channels."""
+    (sh, sw), (dh, dw) = problem.stride, problem.dilation
+    samples = min(-(-(pixels - 1) // (problem.P * problem.Q)) + 1, problem.N)
+    rows = min(-(-(pixels - 1) // problem.Q) + 1, problem.P) + (problem.R - 1) * dh // sh
+    pitch = problem.Q + (problem.S - 1) * dw // sw
+    plane = min(problem.R, sh // math.gcd(sh, dh)) * min(problem.S, sw // math.gcd(sw, dw)) * rows * pitch
+    return up(max(samples * plane * problem.itemsize, PATCH_BYTES), 64)
 
 
 def _weights_elements(phase: ConvProblem) -> int:
@@ -141,7 +164,10 @@ def _tables(problem: ConvProblem, isa: str) -> _Tables:
         problem.padding[0][0], problem.padding[1][0], *problem.stride, *problem.dilation,
     )  # fmt: skip
     blocks = _blocks(problem, kernel)
-    cut = (_padded(problem), problem.layout == "NHWC", _swapped(problem), blocks.row_blocks, blocks.lane_blocks)
+    cut = (
+        _padded(problem), _patched(problem), problem.layout == "NHWC", _swapped(problem), blocks.row_blocks,
+        blocks.lane_blocks, blocks.patch_bytes,
+    )  # fmt: skip
     prefix = PREFIX[problem.compute_dtype]
     return _Tables(problem, kernel, prefix, geometry, cut, blocks.worker_bytes, problem.rows(), problem.columns())
 

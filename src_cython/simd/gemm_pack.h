@@ -2,6 +2,7 @@
  *
  *   T_copy          out[i] = in[i]
  *   T_copy_every_2  out[i] = in[2*i]
+ *   T_copy_runs     out[k][i] = in[offsets[k] + i*step]
  *   T_transpose     out[j][i] = in[i][j], in whole blocks of 4x4: both extents are rounded up, in and out must reach
  *                   that far
  *
@@ -42,6 +43,27 @@ static inline void PASTE(T, copy_every_2)(const T* in, ptrdiff_t n, T* out) {
         *(PACK_8(T)*)(out + i) = __builtin_shufflevector(low, high, 0, 2, 4, 6, 9, 11, 13, 15);
         if (i == n - 8) return;
     }
+}
+
+static void PASTE(T, copy_runs)(const T* in, const ptrdiff_t* offsets, ptrdiff_t count, ptrdiff_t step, ptrdiff_t n,
+                                T* out, ptrdiff_t ld) {
+    if (step == 1 && n >= 8)
+        for (ptrdiff_t k = 0; k < count; k++) {
+            const T* from = in + offsets[k];
+            T* to = out + k * ld;
+            for (ptrdiff_t i = 0; i < n - 8; i += 8) *(PACK_8(T)*)(to + i) = *(const PACK_8(T)*)(from + i);
+            *(PACK_8(T)*)(to + n - 8) = *(const PACK_8(T)*)(from + n - 8);
+        }
+    else if (step == 1 && n >= 4)
+        for (ptrdiff_t k = 0; k < count; k++) {
+            *(PACK_4(T)*)(out + k * ld) = *(const PACK_4(T)*)(in + offsets[k]);
+            *(PACK_4(T)*)(out + k * ld + n - 4) = *(const PACK_4(T)*)(in + offsets[k] + n - 4);
+        }
+    else if (step == 2)
+        for (ptrdiff_t k = 0; k < count; k++) PASTE(T, copy_every_2)(in + offsets[k], n, out + k * ld);
+    else
+        for (ptrdiff_t i = 0; i < n; i++)
+            for (ptrdiff_t k = 0; k < count; k++) out[k * ld + i] = in[offsets[k] + i * step];
 }
 
 static void PASTE(T, transpose)(const T* restrict in, ptrdiff_t ld_in, ptrdiff_t rows, ptrdiff_t columns,
