@@ -37,6 +37,7 @@ cdef extern from "tiles.h" nogil:
     const int GEMM_VECTORS
     const int GEMM_DEPTH_BYTES
     const int VECTOR_BYTES
+    void prefetch(const void*, ptrdiff_t)
     void f32_gemm_tile(ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, const float*, const float*, float*, ptrdiff_t)
     void f32_copy(const float*, ptrdiff_t, float*)
     void f32_copy_every_2(const float*, ptrdiff_t, float*)
@@ -351,6 +352,8 @@ cdef void copy_patch(const Matrix* m, Patch* t, Py_ssize_t j0, Py_ssize_t j1, Py
                     u = (p0 + i) * g.sh + a * g.dh % g.sh
                     if u > (g.P - 1) * g.sh + (g.R - 1) * g.dh:
                         break
+                    if g.rows[u] >= 0 and m.column == 1 and c + 1 < t.c1:
+                        prefetch(source + m.channel + g.rows[u] * m.row, g.W * sizeof(summand))
                     for b in range(t.phases_w):
                         v = b * g.dw % g.sw
                         window_piece(
@@ -430,6 +433,20 @@ cdef void pack_rows(const Matrix* m, Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t 
         fetch_all(m, &m.item, item, rows, &m.depth, deep, depth, cval, room.offsets, a, lda)
 
 
+cdef inline void foresee_rows(const Matrix* m, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t d, Py_ssize_t depth,
+                              summand kind) noexcept nogil:
+    """Rows i0..i1 will be packed soon."""
+    cdef Py_ssize_t i
+    cdef Place item, deep
+    if m.patched or m.padded or m.depth.stride[2] != 1:
+        return
+    deep = place_of(&m.depth, d)
+    for i in range(i0, i1):
+        item = place_of(&m.item, i)
+        prefetch(<const summand*>m.data + dot(m.item.stride, &item) + dot(m.depth.stride, &deep),
+                 min(depth, m.depth.extent[2] - deep.i[2]) * sizeof(summand))
+
+
 cdef void pack_lanes(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t d0, Py_ssize_t depth, Py_ssize_t kc,
                      summand cval, Room* room) noexcept nogil:
     """The panels of B: b[j / GEMM_N][d][j % GEMM_N], kc rows each, zeros beyond the last lane."""
@@ -438,6 +455,7 @@ cdef void pack_lanes(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t d
     cdef Place item, deep
     cdef Patch* held = &room.held
     cdef summand* b = <summand*>room.b
+    cdef bint along = not m.patched and against_the_grain(m)
     while m.patched and done < depth:
         n = (d0 + done) // taps
         copy_patch(m, held, j0, j1, n, m.channels - n, cval, <summand*>room.patch)
@@ -448,16 +466,21 @@ cdef void pack_lanes(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t d
             copy_pixels(m, held, <const summand*>room.patch, room.offsets, n, j, min(width, j1 - j),
                         b + (jb * kc + done) * width, width)
         done += n
+    while along and done < depth:  # a few rows of all panels at a time: they are long runs of the array
+        n = min(depth - done, 16)
+        deep = place_of(&m.depth, d0 + done)
+        for jb in range(blocks_of(j1 - j0, width)):
+            j = j0 + jb * width
+            fetch_all(m, &m.depth, deep, n, &m.item, place_of(&m.item, j), min(width, j1 - j), cval, room.offsets,
+                      b + (jb * kc + done) * width, width)
+        done += n
     for jb in range(blocks_of(j1 - j0, width)):
         j, b = j0 + jb * width, <summand*>room.b + jb * kc * width
         lanes = min(width, j1 - j)
-        if not m.patched:
+        if not along and not m.patched:
             item, deep = place_of(&m.item, j), place_of(&m.depth, d0)
-            if against_the_grain(m):
-                fetch_all(m, &m.depth, deep, depth, &m.item, item, lanes, cval, room.offsets, b, width)
-            else:
-                fetch_all(m, &m.item, item, lanes, &m.depth, deep, depth, cval, room.offsets, <summand*>room.room, lda)
-                transpose(<const summand*>room.room, lda, lanes, depth, b, width)
+            fetch_all(m, &m.item, item, lanes, &m.depth, deep, depth, cval, room.offsets, <summand*>room.room, lda)
+            transpose(<const summand*>room.room, lda, lanes, depth, b, width)
         if lanes < width:
             for i in range(depth):
                 fill(<summand>0, width - lanes, b + i * width + lanes)
@@ -494,10 +517,10 @@ cdef void put(const Output* c, Place row, Place lane, Py_ssize_t rows, Py_ssize_
     cdef const Axis* inner = &c.lane
     cdef Place at, along, first = lane
     cdef summand* out
-    if start != NULL:
+    if start != NULL and c.bias != NULL:
         for i in range(rows):
             for j in range(lanes):
-                sums[i * width + j] += start[i] + (lane_start[j] if lane_start != NULL else 0)
+                sums[i * width + j] += lane_start[j] if c.lane_bias else start[i]
     at = row
     if c.row.stride[2] == 1 and c.lane.stride[2] != 1:
         transpose(<const summand*>sums, width, rows, lanes, room, 16)
@@ -554,7 +577,7 @@ cdef void multiply(const Matrix* ma, const Matrix* mb, const Output* c, Py_ssize
     """Rows i0..i1 and lanes j0..j1 of c."""
     cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand), lanes_of = VECTOR_BYTES // sizeof(summand)
     cdef Py_ssize_t depth = size_of(&ma.depth), kc = depth_block(depth, sizeof(summand))
-    cdef Py_ssize_t panels = blocks_of(i1 - i0, GEMM_M)
+    cdef Py_ssize_t panels = blocks_of(i1 - i0, GEMM_M), lane_panels = blocks_of(j1 - j0, width)
     cdef Room room = room_of(scratch, patch_bytes, cval)
     cdef const summand* panel
     cdef Py_ssize_t d, i, j, k, db, ib, jb, height, lanes
@@ -575,10 +598,12 @@ cdef void multiply(const Matrix* ma, const Matrix* mb, const Output* c, Py_ssize
             pack_rows(ma, i, height, d, k, cval, &room)
             row = place_of(&c.row, i)
             bias_of(c, i, height, not c.lane_bias, start)
-            for jb in range(blocks_of(j1 - j0, width)):
+            for jb in range(lane_panels):
                 j, panel = j0 + jb * width, <const summand*>room.b + jb * width * kc
                 lanes = min(width, j1 - j)
                 lane = place_of(&c.lane, j)
+                foresee_rows(ma, i + height + height * jb // lane_panels,
+                             min(i + height + height * (jb + 1) // lane_panels, i1), d, k, cval)
                 if (c.lane.stride[2] == 1 and lane.i[2] + lanes <= c.lane.extent[2] and lanes % lanes_of == 0
                         and row.i[2] + height <= c.row.extent[2] and not c.lane_bias):
                     tile(height, lanes // lanes_of, k, <const summand*>room.a, panel,

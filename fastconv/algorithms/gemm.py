@@ -44,7 +44,11 @@ def _swapped(problem: ConvProblem) -> bool:
     """Is the product computed transposed, windows by filters, so that it is written along the filters?"""
     if problem.direction == "weight_grad":
         return problem.R * problem.S > 1 or _patched(problem)
-    return problem.layout == "NHWC"
+    if problem.layout == "NHWC":
+        return True
+    # Few pixels fill vectors badly: then the filters do.
+    pixels = problem.N * problem.P * problem.Q
+    return problem.R * problem.S == 1 and pixels < 64 and pixels % 16 and not _patched(problem)
 
 
 def _padded(problem: ConvProblem) -> bool:
@@ -85,6 +89,8 @@ def _blocks(problem: ConvProblem, kernel: Any) -> _Blocks:
     panels, heights = -(-lanes * item // kernel.TILE_BYTES), -(-rows // kernel.TILE_ROWS)
     lane_blocks, row_blocks = -(-panels // max(PANELS_BYTES // panel_bytes, 1)), 1
     units = min(-(-UNITS // (g * lane_blocks)), max(int(problem.flops / UNIT_FLOPS / g), 1))
+    if problem.flops < 2e8:
+        units = min(units, 2)
     if units > 1:  # the operand that lies across the cut is packed once more for each unit: the smaller one
         if rows < lanes:
             lane_blocks = min(panels, lane_blocks * units)

@@ -22,6 +22,14 @@ typedef f64 f64_8 __attribute__((vector_size(64), aligned(8), may_alias));
 typedef u64 u64_8 __attribute__((vector_size(64), aligned(8), may_alias));
 #endif
 
+#ifndef PACK_PREFETCH
+#define PACK_PREFETCH
+/* Bytes that will be read soon: other rows of a matrix lie too far apart for the processor to foresee. */
+static inline void prefetch(const void* start, ptrdiff_t bytes) {
+    for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)start + i);
+}
+#endif
+
 static inline void PASTE(T, copy)(const T* in, ptrdiff_t n, T* out) {
     if (n >= 8) {
         for (ptrdiff_t i = 0; i < n - 8; i += 8) *(PACK_8(T)*)(out + i) = *(const PACK_8(T)*)(in + i);
