@@ -208,8 +208,10 @@ def test_out_leaves_its_neighbours_alone(isa):
 
 @pytest.mark.parametrize("side", ["start", "end"])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_nothing_beyond_the_arrays(isa, guarded, direction, side):
-    """Every array ends or starts at a page that may not be touched."""
+def test_nothing_beyond_the_arrays(isa, guarded, monkeypatch, direction, side):
+    """Every array, the scratch memory too, ends or starts at a page that may not be touched. Scratch begins as NaN."""
+    monkeypatch.setattr(machine, "take_scratch", lambda size: guarded(np.full(size, 255, np.uint8), side))
+    monkeypatch.setattr(machine, "give_scratch", lambda buffer: None)
     for name in HARD_PLACES:
         problem = PROBLEMS[name]
         for dtype in ("float32", "float64", "float16", "int64"):
