@@ -10,7 +10,7 @@ import platform
 import numpy as np
 
 from fastconv import machine, planner
-from fastconv.ops import conv
+from fastconv.ops import call
 
 __all__ = ["clear_caches", "show_config"]
 
@@ -20,19 +20,19 @@ def clear_caches() -> None:
 
     Nothing else changes: the next call of each kind takes a little longer.
     """
-    conv.clear_calls()
+    call.clear_calls()
     planner.clear_plans()
     machine.clear_scratch()
 
 
 def show_config() -> None:
     """Print version, compiler, instruction sets built and in use, OpenMP, workers and caches."""
-    from fastconv import __version__  # not there yet when this module is imported
+    import fastconv  # not at the top: the package imports this module
 
     cpu = machine.cpu
     openmp = cpu.openmp_version()
     l1, l2, l3 = (f"{n >> 10} KiB" if n else "unknown" for n in cpu.cache_sizes())
-    print(f"fastconv {__version__}")
+    print(f"fastconv {fastconv.__version__}")
     print(f"  python {platform.python_version()}, numpy {np.__version__}, compiler {cpu.compiler()}")
     built, here = ", ".join(machine.built_isas()), ", ".join(machine.ISAS)
     print(f"  instruction sets: {built} built; {here} here; {machine.ISA} in use")

@@ -175,6 +175,8 @@ class ConvProblem:
     The geometry is that of the forward operation in every direction; ``direction`` says which of y
     ("forward"), x ("input_grad") and w ("weight_grad") is the result. ``dtype`` is the operands'; integers
     of every kind are "int64". A padding after may be negative in transposed convolutions (rows cropped).
+    ``rank`` is the number of outer products that each filter is a sum of (fastconv.factors): None where
+    nobody looked, 0 where they are too many.
     """
 
     N: int
@@ -193,6 +195,7 @@ class ConvProblem:
     layout: str = "NCHW"
     dtype: str = "float32"
     direction: str = "forward"
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("K", "H", "W", "R", "S"):
@@ -303,6 +306,8 @@ class ConvProblem:
         words += [getattr(self, name) for name, default in defaults.items() if getattr(self, name) != default]
         if self.cval != 0:
             words.append(f"cval{self.cval!r}")
+        if self.rank is not None:
+            words.append(f"rank{self.rank}")
         return " ".join(words)
 
     @classmethod
@@ -315,7 +320,7 @@ class ConvProblem:
             if word in names:
                 fields[names[word]] = word
                 continue
-            match = re.fullmatch(r"(stride|pad|dil|cval|[nchwkrsg])([-\d].*|inf|nan)", word)
+            match = re.fullmatch(r"(stride|pad|dil|cval|rank|[nchwkrsg])([-\d].*|inf|nan)", word)
             key, value = match.groups() if match else ("", "")
             if key in tuple("nchwkrs"):
                 fields[key.upper()] = int(value)
@@ -328,6 +333,8 @@ class ConvProblem:
                 fields["padding"] = ((top, bottom), (left, right))
             elif key == "g":
                 fields["groups"] = int(value)
+            elif key == "rank":
+                fields["rank"] = int(value)
             elif key == "cval":
                 fields["cval"] = int(value) if re.fullmatch(r"-?\d+", value) else float(value)
             else:

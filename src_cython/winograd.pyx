@@ -435,6 +435,110 @@ cdef void filters_outside(Task t, const real* x, Plane plane, real cval, const r
                                  <real*>(scratch + threadid() * worker_bytes))
 
 
+# --- weight gradient: dw = A^T [sum over tiles of (B^T x B) * (G dy G^T)] A, dy tiles in the filters' part --------------
+#
+#     d   transformed tiles of dy   [F][K / 2L][chunk][2L]
+#     sums                          [F][block_c][2L]     of one block of channels and filters, block_c a few times L
+
+
+cdef void dy_tiles(const Task* t, const real* dy, const Plane* plane, Py_ssize_t first, Py_ssize_t last, real* d,
+                   Py_ssize_t block, Py_ssize_t frequency, real* patch) noexcept nogil:
+    """Transform tiles first..last of all filters of dy; tile `first` goes to d[.][.][0]."""
+    cdef Py_ssize_t L = lanes_of(dy), tile = first, k, i, columns
+    cdef Run run
+    while tile < last:
+        run = run_at(tile, last, t)
+        columns = run.length * t.advance
+        for k in range(blocks_of(plane.channels, 2 * L) * 2):
+            load_patch(dy + run.n * plane.sn + k * L * plane.sc, plane, <real>0, max(min(L, plane.channels - k * L), 0),
+                       run.tp * t.advance, t.advance, run.tq * t.advance, columns, patch)
+            for i in range(run.length):
+                transform_filter(t.points, t.advance, <const real*>patch + i * t.advance * L, columns * L,
+                                 d + k // 2 * block + (tile - first + i) * 2 * L + k % 2 * L, frequency)
+        tile += run.length
+
+
+cdef void weight_tiles_unit(Py_ssize_t unit, const Task* t, const real* x, const Plane* x_plane, real cval, const real* dy,
+                            const Plane* dy_plane, Py_ssize_t first, Py_ssize_t last, real* v, real* d, real* scratch) noexcept nogil:
+    """RUN tiles of x and of dy."""
+    cdef Py_ssize_t L = lanes_of(x), start = first + unit * RUN, stop = min(start + RUN, last), group = t.chunk * L
+    input_tiles(t, x, x_plane, cval, start, stop, v + unit * RUN * L, group,
+                padded(blocks_of(x_plane.channels, L) * group, L), scratch)
+    dy_tiles(t, dy, dy_plane, start, stop, d + unit * RUN * 2 * L, 2 * group,
+             padded(blocks_of(dy_plane.channels, 2 * L) * 2 * group, L), scratch)
+
+
+cdef void weight_sums_unit(Py_ssize_t unit, const Task* t, Py_ssize_t channels, Py_ssize_t tiles, const real* v,
+                           const real* d, real* sums, bint shared, bint first, bint last, real* dw,
+                           const Py_ssize_t* ws, real* scratch) noexcept nogil:
+    """One block of channels and filters: add the tiles of a chunk; after the last, transform to dw."""
+    cdef Py_ssize_t L = lanes_of(v), F = t.points * t.points, groups = blocks_of(channels, L), group = t.chunk * L
+    cdef Py_ssize_t c_blocks = blocks_of(channels, t.block_c), k = unit // c_blocks, c0 = unit % c_blocks * t.block_c
+    cdef Py_ssize_t c1 = min(c0 + t.block_c, groups * L), R = t.taps, fs = padded(t.block_c * 2 * L, L)
+    cdef Py_ssize_t fv = padded(groups * group, L), fd = padded(blocks_of(t.K, 2 * L) * 2 * group, L)
+    cdef Py_ssize_t f, i, c, half, lanes, l, count, step = outer_rows(v)
+    cdef real zeros[16]
+    cdef real* out
+    if shared:
+        sums += unit * F * fs
+    if first:
+        memset(sums, 0, F * fs * sizeof(real))
+    for f in range(F):
+        for i in range((c1 - c0) // step):
+            c = c0 + i * step
+            outer(tiles, v + f * fv + c // L * group + c % L, d + f * fd + k * 2 * group, sums + f * fs + i * step * 2 * L)
+    if not last:
+        return
+    memset(zeros, 0, sizeof(zeros))
+    for half in range(2):
+        lanes = min(t.K - k * 2 * L - half * L, L)
+        if lanes <= 0:
+            break
+        for c in range(c0 // L, c1 // L):
+            count = min(L, channels - c * L)
+            for i in range(count):
+                transform_output(t.points, R, <const real*>sums + (c * L - c0 + i) * 2 * L + half * L, fs,
+                                 <const real*>zeros, scratch + i * R * R * L, R * L)
+            out = dw + (k * 2 + half) * L * ws[0] + c * L * ws[1]
+            if ws[3] == 1 and ws[2] == R and ws[1] == R * R:
+                if real is float:
+                    f32_store_columns(scratch, count * R * R, lanes, ws[0], out)
+                else:
+                    f64_store_columns(scratch, count * R * R, lanes, ws[0], out)
+            else:
+                for i in range(count * R * R):
+                    for l in range(lanes):
+                        out[l * ws[0] + i // (R * R) * ws[1] + i // R % R * ws[2] + i % R * ws[3]] = scratch[i * L + l]
+
+
+cdef void weight_grad(Task t, const real* x, Plane x_plane, real cval, const real* dy, Plane dy_plane, real* dw,
+                      const Py_ssize_t* ws, bint first, bint last, real* v, real* d, real* sums, char* scratch,
+                      Py_ssize_t worker_bytes, int workers) noexcept nogil:
+    """first, last: whether this call begins and ends the sum (dilation phases are called one after another)."""
+    cdef Py_ssize_t L = lanes_of(x), F = t.points * t.points, i, unit, start, stop, chunks = blocks_of(t.tiles, t.chunk)
+    cdef Py_ssize_t blocks = blocks_of(x_plane.channels, t.block_c) * blocks_of(t.K, 2 * L)
+    cdef bint begins, ends, single = first and last and chunks == 1
+    for i in range(chunks):
+        start, stop = i * t.chunk, min((i + 1) * t.chunk, t.tiles)
+        begins, ends = first and i == 0, last and i == chunks - 1
+        if workers == 1:
+            for unit in range(blocks_of(stop - start, RUN)):
+                weight_tiles_unit(unit, &t, x, &x_plane, cval, dy, &dy_plane, start, stop, v, d, <real*>scratch)
+            for unit in range(blocks):
+                weight_sums_unit(unit, &t, x_plane.channels, stop - start, <const real*>v, <const real*>d,
+                                 <real*>scratch if single else sums, not single, begins, ends, dw, ws,
+                                 <real*>scratch + F * padded(t.block_c * 2 * L, L))
+        else:
+            for unit in prange(blocks_of(stop - start, RUN), num_threads=workers, schedule="static"):
+                weight_tiles_unit(unit, &t, x, &x_plane, cval, dy, &dy_plane, start, stop, v, d,
+                                  <real*>(scratch + threadid() * worker_bytes))
+            for unit in prange(blocks, num_threads=workers, schedule="static"):
+                weight_sums_unit(unit, &t, x_plane.channels, stop - start, <const real*>v, <const real*>d,
+                                 <real*>(scratch + threadid() * worker_bytes) if single else sums, not single, begins,
+                                 ends, dw, ws,
+                                 <real*>(scratch + threadid() * worker_bytes) + F * padded(t.block_c * 2 * L, L))
+
+
 # --- entries, one for each dtype. Arrays of any strides; bias: empty for none; sizes and index vectors as --------------
 # --- fastconv/algorithms/winograd.py makes them ------------------------------------------------------------------------
 
@@ -546,3 +650,32 @@ def f64_filters_outside(const double[:, :, :, :] x, const double[:, :, :, :] w, 
         filters_outside[double](t, &x[0, 0, 0, 0], plane, cval, &w[0, 0, 0, 0], ws.of, flip, end,
                                 &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0], ys.of, &v[0], <char*>&scratch[0],
                                 worker_bytes, workers)
+
+
+def f32_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float[:, :, :, :] dw, float cval, tuple sizes,
+                    const int64_t[::1] rows, const int64_t[::1] columns, tuple inside, const int64_t[::1] dy_rows,
+                    const int64_t[::1] dy_columns, bint first, bint last, float[::1] v, float[::1] d, float[::1] sums,
+                    uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """dw (K, C, R, R) from one dilation phase of x and dy; sums carries what earlier calls have added."""
+    cdef Task t = make_task(sizes)
+    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, inside)
+    cdef Plane dy_plane = make_plane(<const char*>&dy[0, 0, 0, 0], dy.shape, dy.strides, 4, dy_rows, dy_columns,
+                                     (0, t.Q, 0, 1))
+    cdef Strides ws = elements(dw.strides, 4)
+    with nogil:
+        weight_grad[float](t, &x[0, 0, 0, 0], plane, cval, &dy[0, 0, 0, 0], dy_plane, &dw[0, 0, 0, 0], ws.of, first,
+                           last, &v[0], &d[0], &sums[0], <char*>&scratch[0], worker_bytes, workers)
+
+
+def f64_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy, double[:, :, :, :] dw, double cval,
+                    tuple sizes, const int64_t[::1] rows, const int64_t[::1] columns, tuple inside,
+                    const int64_t[::1] dy_rows, const int64_t[::1] dy_columns, bint first, bint last, double[::1] v,
+                    double[::1] d, double[::1] sums, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(sizes)
+    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, inside)
+    cdef Plane dy_plane = make_plane(<const char*>&dy[0, 0, 0, 0], dy.shape, dy.strides, 8, dy_rows, dy_columns,
+                                     (0, t.Q, 0, 1))
+    cdef Strides ws = elements(dw.strides, 8)
+    with nogil:
+        weight_grad[double](t, &x[0, 0, 0, 0], plane, cval, &dy[0, 0, 0, 0], dy_plane, &dw[0, 0, 0, 0], ws.of, first,
+                            last, &v[0], &d[0], &sums[0], <char*>&scratch[0], worker_bytes, workers)

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from fastconv.errors import ShapeError
-from fastconv.problem import LAYOUTS, check_size, integer
+from fastconv.problem import LAYOUTS, check_size, integer, pair, transposed_padding
 
 __all__ = [
     "as_operand", "channels_first", "check_cval", "check_flag", "check_layout", "check_out", "check_rank",
-    "check_same_shape", "magnitude", "narrow", "new_array", "normal", "promote", "shape_of_four",
+    "check_same_shape", "image_axes", "integer", "magnitude", "narrow", "new_array", "normal", "pair", "promote",
+    "shape_of_four", "transposed_padding",
 ]  # fmt: skip
 
 INT64_LARGEST = 2**63 - 1
@@ -99,6 +102,20 @@ def check_cval(cval: object, integers: bool) -> float | int:
     if integers and not (math.isfinite(value) and value.is_integer()):
         raise TypeError(f"cval: got {cval!r}; must be a whole number where the operands are integers")
     return int(value) if integers else value
+
+
+def image_axes(axes: object, ndim: int) -> tuple[int, int]:
+    """Two distinct axes, counted from 0."""
+    try:
+        given = [operator.index(axis) for axis in axes]  # type: ignore[attr-defined]
+    except TypeError:
+        raise TypeError(f"axes: got {axes!r}; must be two integers") from None
+    if len(given) != 2:
+        raise ValueError(f"axes: got {axes!r}; must be two integers")
+    first, second = (normalize_axis_index(axis, ndim, "axes") for axis in given)
+    if first == second:
+        raise ValueError(f"axes: got {axes!r}; must be two distinct axes")
+    return first, second
 
 
 def magnitude(array: np.ndarray) -> int:

@@ -5,6 +5,7 @@ The machinery under the public convolutions and image functions. Knows arrays, p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,12 +15,14 @@ from numpy.typing import ArrayLike
 from fastconv import machine, planner
 from fastconv.boundary import most_repeats
 from fastconv.errors import ShapeError
+from fastconv.factors import most_terms, rank
 from fastconv.ops import arguments as check
 from fastconv.ops.arguments import INT64_LARGEST
 from fastconv.problem import ConvProblem
 
 __all__ = [
-    "Call", "PackedWeights", "Settings", "as_bias", "bind", "check_overflow", "in_layout", "make_call", "result_dtypes",
+    "Call", "PackedWeights", "Settings", "as_bias", "bind", "check_overflow", "clear_calls", "in_layout", "kernel_rank",
+    "make_call", "prepared", "result_dtypes",
 ]  # fmt: skip
 
 _NO_BIAS = {name: np.empty(0, name) for name in ("float32", "float64", "uint64")}
@@ -29,6 +32,53 @@ _OVERFLOW = ("raise", "saturate", "wrap")
 def in_layout(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     n, c, h, w = shape
     return (n, h, w, c) if layout == "NHWC" else (n, c, h, w)
+
+
+_calls: dict[tuple, Call] = {}
+_CALLS_KEPT = 4096
+
+
+def prepared(key: tuple, prepare: Callable[..., Call], *given: Any) -> Call:
+    """``prepare(*given)``, from the dictionary where it was asked for before by this key, under the same defaults."""
+    key = (key, planner.default_method(), machine.ISA)
+    try:
+        call = _calls.get(key)
+    except TypeError:  # an option that can't be hashed, such as a list
+        return prepare(*given)
+    if call is None:
+        call = prepare(*given)
+        if len(_calls) >= _CALLS_KEPT:
+            _calls.clear()
+        _calls[key] = call
+    return call
+
+
+def clear_calls() -> None:
+    _calls.clear()
+
+
+FLOPS_A_TERM = 3e7
+"""Under "auto" a kernel is searched for one outer product for each so many flops: the search stays a few percent."""
+
+
+def kernel_rank(
+    kernels: np.ndarray, pixels: int, dtypes: tuple[np.dtype, ...], method: object, dtype: Any
+) -> int | None:
+    """The rank of kernels (count, R, S) where the separable method could win by it, else None: reading takes time.
+
+    Each kernel meets ``pixels``; ``dtypes`` are the operands', ``dtype`` the one asked for.
+    """
+    if method == "auto":
+        method = planner.default_method()
+    most = most_terms(*kernels.shape[1:]) if kernels.size else 0
+    if method == "auto":
+        most = min(most, int(2 * pixels * kernels[0].size / FLOPS_A_TERM)) if most else 0
+    elif method != "separable":
+        return None
+    if most < 1:
+        return None
+    work = np.dtype(result_dtypes(check.promote(*dtypes), dtype)[0])
+    return rank(check.normal(kernels, np.dtype(np.float32) if work == np.float16 else work), most)
 
 
 @dataclass(frozen=True)
@@ -129,7 +179,7 @@ class Call:
         if first.size == 0 or a.size == 0 or (arrays and b.size == 0):
             first[...] = bias[:, None, None] if bias.size else 0
         else:
-            self.plan.run(a, b, bias, first, workers)
+            self._run(a, b, bias, first, workers)
         if self._direct and target is not out:
             if out is None:
                 return target
@@ -141,6 +191,9 @@ class Call:
             out[...] = values
         assert out is not None
         return out
+
+    def _run(self, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
+        self.plan.run(a, b, bias, out, workers)
 
     @property
     def _direct(self) -> bool:
@@ -205,6 +258,8 @@ def _largest_sum(b: np.ndarray, problem: ConvProblem) -> int:
     """The largest sum of |b| that meets one element of the result; exact, whatever its size."""
     if b.size == 0:
         return 0
+    if problem.C == problem.K == 1:
+        return _sum_of_sizes(b)
     if problem.direction == "weight_grad":
         b = check.channels_first(b, problem.layout)
         rows = [b[:, k] for k in range(problem.K)]
@@ -229,9 +284,15 @@ class _BoundPlan:
 
     call: Call
     workers: int | None
+    names: tuple[str, str]
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    takes_bias: bool
 
-    def _check(self, array: np.ndarray, name: str, shape: tuple[int, ...]) -> None:
-        check.check_same_shape(array, name, shape, "what the plan was made for")
+    def _operand(self, value: ArrayLike, place: int) -> np.ndarray:
+        name = self.names[place]
+        array = check.as_operand(value, name)
+        check.check_same_shape(array, name, self.shapes[place], "what the plan was made for")
+        return array
 
     def _check_dtype(self, dtype: np.dtype) -> None:
         exact = self.call.plan.problem.dtype == "int64"
@@ -240,10 +301,10 @@ class _BoundPlan:
             raise TypeError(f"operands: got dtype {dtype}; must be {planned}, what the plan was made for")
 
     def pack(self, w: ArrayLike) -> PackedWeights:
-        w = check.as_operand(w, "w")
+        w = self._operand(w, 1)
         problem = self.call.plan.problem
-        self._check(w, "w", problem.w_shape)
         self._check_dtype(w.dtype)
+        w = w.reshape(problem.w_shape)
         exact = problem.dtype == "int64"
         total = _largest_sum(w, problem) if exact else 0
         # An empty filter bank has nothing to pack; its result is zeros.
@@ -257,27 +318,30 @@ class _BoundPlan:
 
     def __call__(self, a: ArrayLike, b: Any, bias: Any = None, out: np.ndarray | None = None) -> np.ndarray:
         problem = self.call.plan.problem
-        y_shape, x_shape = (in_layout(shape, problem.layout) for shape in (problem.y_shape, problem.x_shape))
-        names = {"forward": ("x", "w"), "input_grad": ("dy", "w"), "weight_grad": ("x", "dy")}[problem.direction]
-        shapes = {"x": x_shape, "dy": y_shape, "w": problem.w_shape}
-        a = check.as_operand(a, names[0])
-        self._check(a, names[0], shapes[names[0]])
+        a = self._operand(a, 0)
         if isinstance(b, PackedWeights):
             if b.plan != self._identity:
                 raise ValueError("w: these weights were packed by another plan; must come from this plan's pack()")
-            operand_dtype = check.promote(a.dtype, b.dtype)
         else:
-            b = check.as_operand(b, names[1])
-            self._check(b, names[1], shapes[names[1]])
-            operand_dtype = check.promote(a.dtype, b.dtype)
-        self._check_dtype(operand_dtype)
-        if bias is not None and problem.direction != "forward":
-            raise TypeError(f"bias: got one; a plan of direction {problem.direction!r} takes none")
+            b = self._operand(b, 1)
+        self._check_dtype(check.promote(a.dtype, b.dtype))
+        if bias is not None and not self.takes_bias:
+            raise TypeError(f"bias: got one; a plan of {' and '.join(self.names)} takes none")
         bias = as_bias(bias, problem.K, problem.dtype == "int64")
         return self.call(a, b, bias, out, self.workers)
 
 
-def bind(call: Call, workers: int | None) -> planner.Plan:
-    """The call's plan, to be called by a user."""
-    bound = _BoundPlan(call, workers)
-    return replace(call.plan, caller=bound, packer=None if call.plan.problem.direction == "weight_grad" else bound.pack)
+_OPERANDS = {"forward": ("x", "w"), "input_grad": ("dy", "w"), "weight_grad": ("x", "dy")}
+
+
+def bind(call: Call, workers: int | None, names: tuple[str, str] | None = None, shapes: Any = None) -> planner.Plan:
+    """The call's plan, to be called by a user; ``names`` and ``shapes`` of its operands, unless conv2d's."""
+    problem = call.plan.problem
+    takes_bias = names is None and problem.direction == "forward"
+    if names is None:
+        names = _OPERANDS[problem.direction]
+        y_shape, x_shape = (in_layout(shape, problem.layout) for shape in (problem.y_shape, problem.x_shape))
+        of = {"x": x_shape, "dy": y_shape, "w": problem.w_shape}
+        shapes = of[names[0]], of[names[1]]
+    bound = _BoundPlan(call, workers, names, shapes, takes_bias)
+    return replace(call.plan, caller=bound, packer=None if problem.direction == "weight_grad" else bound.pack)

@@ -17,7 +17,18 @@ from fastconv.boundary import boundary_name
 from fastconv.errors import ShapeError
 from fastconv.ops import arguments as check
 from fastconv.ops.arguments import INT64_LARGEST
-from fastconv.ops.call import Call, Settings, as_bias, bind, check_overflow, in_layout, make_call, result_dtypes
+from fastconv.ops.call import (
+    Call,
+    Settings,
+    as_bias,
+    bind,
+    check_overflow,
+    in_layout,
+    kernel_rank,
+    make_call,
+    prepared,
+    result_dtypes,
+)
 from fastconv.problem import (
     ConvProblem,
     check_size,
@@ -41,35 +52,22 @@ overflow), as given by the caller."""
 
 # --- prepared calls --------------------------------------------------------------------------------
 
-_calls: dict[tuple, Call] = {}
-_CALLS_KEPT = 4096
-
 
 def _prepared(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, options: Options) -> Call:
-    """The prepared call for these operands and options; from the dictionary where it has been seen before."""
-    stride, padding, dilation, groups, _, _, _, _, max_error, elementwise, max_workspace, _, _ = options
+    """The prepared call for these operands and options."""
+    stride, padding, dilation, groups, _, _, _, method, max_error, elementwise, max_workspace, dtype, _ = options
     # 1 == 1.0 == True, but not every one of them is a valid option: the text tells them apart.
     numbers = f"{stride}{padding}{dilation}{groups}{max_error}{elementwise}{max_workspace}"
-    key = (
-        direction, a.shape, a.dtype, b.shape, b.dtype, shapes, options, numbers, planner.default_method(), machine.ISA,
-    )  # fmt: skip
-    try:
-        call = _calls.get(key)
-    except TypeError:  # an option that can't be hashed, such as a list
-        return _prepare(direction, a, b, shapes, options)
-    if call is None:
-        call = _prepare(direction, a, b, shapes, options)
-        if len(_calls) >= _CALLS_KEPT:
-            _calls.clear()
-        _calls[key] = call
-    return call
+    rank = None
+    if b.ndim == 4 and b.shape[1] == 1 and b.shape[0] == groups and direction != "weight_grad":  # C = K = groups
+        rank = kernel_rank(b[:, 0], a.size // groups, (a.dtype, b.dtype), method, dtype)
+    key = (direction, a.shape, a.dtype, b.shape, b.dtype, shapes, options, numbers, rank)
+    return prepared(key, _prepare, direction, a, b, shapes, options, rank)
 
 
-def clear_calls() -> None:
-    _calls.clear()
-
-
-def _prepare(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, options: Options) -> Call:
+def _prepare(
+    direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, options: Options, rank: int | None
+) -> Call:
     """Check shapes and options, plan the problem."""
     layout = check.check_layout(options[6])
     if direction == "weight_grad":
@@ -82,7 +80,7 @@ def _prepare(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, option
         check.check_rank(a, name, axes)
         check.check_rank(b, "w", "K, C/groups, R, S")
         x_shape, w_shape = (a.shape if direction == "forward" else shapes), b.shape
-    problem, settings = _problem(direction, x_shape, w_shape, check.promote(a.dtype, b.dtype), options)
+    problem, settings = _problem(direction, x_shape, w_shape, check.promote(a.dtype, b.dtype), options, rank)
     y_shape = in_layout(problem.y_shape, layout)
     if direction != "forward":
         dy, given = (a, "input_shape") if direction == "input_grad" else (b, "kernel_shape")
@@ -92,7 +90,12 @@ def _prepare(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, option
 
 
 def _problem(
-    direction: str, x_shape: Sequence[int], w_shape: Sequence[int], promoted: np.dtype, options: Options
+    direction: str,
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    promoted: np.dtype,
+    options: Options,
+    rank: int | None = None,
 ) -> tuple[ConvProblem, Settings]:
     """The problem that shapes (in the caller's layout), operand dtype and options describe."""
     (stride, padding, dilation, groups, boundary, cval, layout, method, max_error, elementwise, max_workspace, dtype,
@@ -120,7 +123,7 @@ def _problem(
     problem = ConvProblem(
         N=n, C=c, H=h, W=w, K=k, R=r, S=s, stride=stride, padding=pads, dilation=dilation, groups=groups,
         boundary=boundary_name(boundary), cval=check.check_cval(cval, promoted.kind in "biu"), layout=layout,
-        dtype=work, direction=direction,
+        dtype=work, direction=direction, rank=rank,
     )  # fmt: skip
     planning = planner.check_options(method, max_error, elementwise, max_workspace)
     return problem, Settings(planning, result, overflow)

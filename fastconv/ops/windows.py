@@ -6,10 +6,8 @@ One algorithm each, so no planner: arguments are checked here and go straight to
 from __future__ import annotations
 
 import math
-import operator
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import ArrayLike
 
@@ -24,6 +22,7 @@ from fastconv.ops.arguments import (
     check_layout,
     check_rank,
     check_same_shape,
+    image_axes,
     magnitude,
     new_array,
     normal,
@@ -251,7 +250,7 @@ def extract_windows(
            [13, 15]])
     """
     x = as_operand(x, "x")
-    where = _image_axes(axes, x.ndim)
+    where = image_axes(axes, x.ndim)
     kernel = pair(window, "window", 1)
     steps, gaps = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
     extents = [x.shape[axis] for axis in where]
@@ -309,7 +308,7 @@ def upsample_zeros(
            [3, 0, 0, 4]])
     """
     x = as_operand(x, "x")
-    where = _image_axes(axes, x.ndim)
+    where = image_axes(axes, x.ndim)
     steps = pair(stride, "stride", 1)
     shape, places = list(x.shape), [slice(None)] * x.ndim
     for axis, step in zip(where, steps, strict=True):
@@ -400,17 +399,3 @@ def _check_sums(cols: np.ndarray, problem: ConvProblem) -> None:
         raise OverflowError(
             f"cols: got integers up to {size} of which {overlaps} may overlap; their sum must not exceed 2**63-1"
         )
-
-
-def _image_axes(axes: object, ndim: int) -> tuple[int, int]:
-    """Two distinct axes, counted from 0."""
-    try:
-        given = [operator.index(axis) for axis in axes]  # type: ignore[attr-defined]
-    except TypeError:
-        raise TypeError(f"axes: got {axes!r}; must be two integers") from None
-    if len(given) != 2:
-        raise ValueError(f"axes: got {axes!r}; must be two integers")
-    first, second = (normalize_axis_index(axis, ndim, "axes") for axis in given)
-    if first == second:
-        raise ValueError(f"axes: got {axes!r}; must be two distinct axes")
-    return first, second
