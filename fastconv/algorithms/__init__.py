@@ -18,8 +18,8 @@ A module has
 An algorithm does not know another one. Registering one is one line here; the last entry accepts every problem.
 """
 
-from fastconv.algorithms import direct, im2col, naive, separable, winograd
+from fastconv.algorithms import direct, gemm, im2col, naive, separable, winograd
 
 __all__ = ["ALGORITHMS"]
 
-ALGORITHMS = (separable, winograd, im2col, direct, naive)
+ALGORITHMS = (separable, winograd, gemm, im2col, direct, naive)
