@@ -60,7 +60,7 @@ cdef extern from "tiles.h" nogil:
     void u64_copy_runs(const uint64_t*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, uint64_t*, ptrdiff_t)
     void u64_transpose(const uint64_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, uint64_t*, ptrdiff_t)
 
-TILE_ROWS = GEMM_M
+TILE_ROWS, TILE_VECTORS = GEMM_M, GEMM_VECTORS
 TILE_BYTES = GEMM_VECTORS * VECTOR_BYTES
 """Bytes of one row of a tile."""
 DEPTH_BYTES = GEMM_DEPTH_BYTES
@@ -453,6 +453,20 @@ cdef inline void foresee_rows(const Matrix* m, Py_ssize_t i0, Py_ssize_t i1, Py_
                  min(depth, m.depth.extent[2] - deep.i[2]) * sizeof(summand))
 
 
+cdef inline void foresee_lanes(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t d0, Py_ssize_t d1,
+                               summand kind) noexcept nogil:
+    """Lanes j0..j1 of depths d0..d1 will be packed soon."""
+    cdef Py_ssize_t d
+    cdef Place item, deep
+    if m.patched or m.padded or m.item.stride[2] != 1 or j0 >= j1:
+        return
+    item = place_of(&m.item, j0)
+    for d in range(d0, d1):
+        deep = place_of(&m.depth, d)
+        prefetch(<const summand*>m.data + dot(m.item.stride, &item) + dot(m.depth.stride, &deep),
+                 min(j1 - j0, m.item.extent[2] - item.i[2]) * sizeof(summand))
+
+
 cdef void pack_lanes(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t d0, Py_ssize_t depth, Py_ssize_t kc,
                      summand cval, Room* room) noexcept nogil:
     """The panels of B: b[j / GEMM_N][d][j % GEMM_N], kc rows each, zeros beyond the last lane."""
@@ -601,7 +615,7 @@ cdef void multiply(const Matrix* ma, const Matrix* mb, const Output* c, Py_ssize
     cdef Py_ssize_t panels = blocks_of(i1 - i0, GEMM_M), lane_panels = blocks_of(j1 - j0, width)
     cdef Room room = room_of(scratch, patch_bytes, cval)
     cdef const summand* panel
-    cdef Py_ssize_t d, i, j, k, db, ib, jb, height, lanes
+    cdef Py_ssize_t d, i, j, k, db, ib, jb, height, lanes, ahead, later, done
     cdef summand start[16]
     cdef summand lane_start[64]
     cdef summand nothing[16]
@@ -611,6 +625,8 @@ cdef void multiply(const Matrix* ma, const Matrix* mb, const Output* c, Py_ssize
     for db in range(blocks_of(depth, kc)):
         d = db * kc
         k = min(kc, depth - d)
+        ahead = d + k  # the depths that come next
+        later = min(kc, depth - ahead)
         fresh = d == 0 and not c.add
         pack_lanes(mb, j0, j1, d, k, kc, cval, &room)
         for ib in range(panels):
@@ -625,6 +641,10 @@ cdef void multiply(const Matrix* ma, const Matrix* mb, const Output* c, Py_ssize
                 lane = place_of(&c.lane, j)
                 foresee_rows(ma, i + height + height * jb // lane_panels,
                              min(i + height + height * (jb + 1) // lane_panels, i1), d, k, cval)
+                if ahead < depth:
+                    done = ib * lane_panels + jb
+                    foresee_lanes(mb, j0, j1, ahead + later * done // (panels * lane_panels),
+                                  ahead + later * (done + 1) // (panels * lane_panels), cval)
                 if (c.lane.stride[2] == 1 and lane.i[2] + lanes <= c.lane.extent[2] and lanes % lanes_of == 0
                         and row.i[2] + height <= c.row.extent[2] and not c.lane_bias):
                     tile(height, lanes // lanes_of, k, <const summand*>room.a, panel,

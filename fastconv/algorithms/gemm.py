@@ -23,6 +23,7 @@ NAME = "gemm"
 SCOPE, ELEMENTWISE = "window", True
 
 PANELS_BYTES = 512 << 10  # packed lanes of a unit of work: half of the second cache
+PACKING = 0.35  # of the time that machine.Rates.bandwidth reckons: packing moves whole vectors
 PATCH_BYTES = 128 << 10  # of the image copied at a time, at the least
 
 
@@ -138,11 +139,11 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
         flops = sum(part.flops for part in parts) * times
         return Cost(flops, moved * times, shared, worker, "gemm", max(len(parts) * times, 1))
     blocks = _blocks(problem, kernel)
-    item, lanes = problem.itemsize, kernel.TILE_BYTES // problem.itemsize
-    flops = 2 * problem.groups * blocks.rows * up(blocks.lanes, lanes) * blocks.depth
-    moved = blocks.depth * (blocks.rows * blocks.lane_blocks + blocks.lanes * blocks.row_blocks)
-    moved += blocks.rows * blocks.lanes
-    return Cost(flops, problem.groups * moved * item, 0, blocks.worker_bytes, "gemm")
+    item, panel = problem.itemsize, kernel.TILE_BYTES // problem.itemsize
+    lanes = up(blocks.lanes, panel // kernel.TILE_VECTORS)
+    flops = 2 * problem.groups * blocks.rows * lanes * blocks.depth
+    moved = blocks.depth * (blocks.rows * blocks.lane_blocks + up(blocks.lanes, panel)) + blocks.rows * blocks.lanes
+    return Cost(flops, PACKING * problem.groups * moved * item, 0, blocks.worker_bytes, "gemm")
 
 
 @dataclass(frozen=True)
