@@ -223,6 +223,8 @@ class Rates:
     provenance: str
     naive: float = 1e7
     """The reference loops: two for each multiply-add, a second."""
+    fft: float = 9e9
+    """scipy.fft's transforms (2.5*n*log2(n) for n points) and products of spectra, a second."""
 
 
 _ZEN4 = "measured on one core of an AMD Zen 4 server, GCC 12"
