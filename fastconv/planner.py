@@ -196,7 +196,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         cost = self._chosen.cost
-        if self._chosen.seconds < machine.PARALLEL_SECONDS:
+        calls = max(cost.calls, 1)  # each of them is a parallel region of its own
+        if self._chosen.seconds / calls - machine.CALL_SECONDS < machine.PARALLEL_SECONDS:
             most = 1
         elif math.isinf(self._limit) or cost.worker == 0:
             most = 1 << 20
