@@ -8,7 +8,7 @@ import pytest
 import fastconv as fc
 from fastconv import machine
 from fastconv.algorithms import ALGORITHMS
-from fastconv.ops import conv
+from fastconv.ops import call as calls
 
 SHAPES = (2, 16, 12, 13), (24, 16, 3, 3)
 OPTIONS = {"stride": (1, 2), "padding": 1}
@@ -100,7 +100,8 @@ def test_max_workspace_of_a_named_method():
 
 
 def test_max_workspace_of_auto():
-    needs = {m: fc.plan_conv2d(*SHAPES, method=m).workspace_bytes for m in fc.METHODS}
+    serving = [m for m in fc.METHODS if m != "separable"]  # plans without values know no rank
+    needs = {m: fc.plan_conv2d(*SHAPES, method=m).workspace_bytes for m in serving}
     for limit in sorted(needs.values()):
         plan = fc.plan_conv2d(*SHAPES, max_workspace=limit)
         assert plan.workspace_bytes <= limit
@@ -287,15 +288,15 @@ def test_defaults_are_per_thread():
 
 def test_repeated_calls_plan_once():
     fc.clear_caches()
-    assert not conv._calls
+    assert not calls._calls
     first = called("forward")
-    assert len(conv._calls) == 1
-    call = next(iter(conv._calls.values()))
+    assert len(calls._calls) == 1
+    call = next(iter(calls._calls.values()))
     assert called("forward").tobytes() == first.tobytes()
-    assert next(iter(conv._calls.values())) is call
-    assert len(conv._calls) == 1
+    assert next(iter(calls._calls.values())) is call
+    assert len(calls._calls) == 1
     fc.clear_caches()
-    assert not conv._calls
+    assert not calls._calls
     assert called("forward").tobytes() == first.tobytes()
 
 
