@@ -81,6 +81,7 @@ def _blocks(problem: ConvProblem, kernel: Any, workers: int = 1) -> _Blocks:
     filters, taps = problem.K // g, problem.C // g * problem.R * problem.S
     pixels = problem.N * problem.P * problem.Q
     rows, lanes, depth = (filters, taps, pixels) if problem.direction == "weight_grad" else (filters, pixels, taps)
+    rows, lanes, depth = (max(extent, 1) for extent in (rows, lanes, depth))  # no samples, or no channels
     if _swapped(problem):
         rows, lanes = lanes, rows
     most_depth = kernel.DEPTH_BYTES // item
