@@ -81,7 +81,7 @@ def learning(out: Path, trained: Trained) -> Path:
     figure = trained.history.plot()
     loss, accuracy = figure.axes
     figure.set_size_inches(10, 4.2)
-    loss.set(ylabel="cross-entropy (nats)", ylim=(0, None))
+    loss.set(ylabel="cross-entropy (nats, logarithmic scale)", yscale="log")
     accuracy.set(ylabel="share of digits right", ylim=(None, 1.0))
     accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     first = 1
@@ -98,7 +98,7 @@ def learning(out: Path, trained: Trained) -> Path:
         axes.set_xlim(0.5, first - 0.5)
     loss.legend(loc="upper right")
     accuracy.legend(loc="lower right")
-    figure.suptitle("Learning: training is on digits moved at random and with dropout, so it looks worse than it is")
+    figure.suptitle("Learning: training is on digits moved at random and with dropout, so it looks worse")
     path = _save(figure, out / "learning.png")
     plt.close(figure)
     return path
