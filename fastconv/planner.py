@@ -10,14 +10,14 @@ import contextvars
 import math
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from fastconv import machine
+from fastconv import machine, repair
 from fastconv.algorithms import ALGORITHMS
 from fastconv.algorithms.common import Cost
 from fastconv.errors import UnsupportedError
@@ -28,6 +28,9 @@ __all__ = ["METHODS", "Plan", "check_method", "check_options", "default_method",
 _ORDER = ("naive", "direct", "im2col", "gemm", "winograd", "fft", "separable")
 METHODS: tuple[str, ...] = tuple(sorted((a.NAME for a in ALGORITHMS), key=_ORDER.index))
 """The methods that a call may name, beside "auto"."""
+
+_DIRECT = next(a for a in ALGORITHMS if a.NAME == "direct")
+"""What results that are not finite are computed again by."""
 
 AUTO_WORKSPACE = 64 << 20
 """Bytes of scratch that "auto" takes at the most, unless told otherwise or nothing else can serve."""
@@ -107,6 +110,8 @@ class Plan:
     _chosen: _Verdict = field(repr=False)
     _verdicts: tuple[_Verdict, ...] = field(repr=False)
     _limit: float = field(repr=False)
+    _repairs: bool = field(default=False, repr=False)
+    """Results that are not finite are computed again directly: chosen by "auto", and mixes whole tiles."""
     caller: Callable | None = field(default=None, repr=False)
     """Checks arrays and runs this plan: set by the operation that hands it out."""
     packer: Callable | None = field(default=None, repr=False)
@@ -164,11 +169,30 @@ class Plan:
 
     def pack_checked(self, w: np.ndarray) -> Any:
         """``pack`` on a checked array of the compute dtype."""
-        return self._chosen.algorithm.pack(self, w)
+        packed = self._chosen.algorithm.pack(self, w)
+        return repair.PackedTwice(packed, w.copy()) if self.error_scope == "tile" else packed
 
     def run(self, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
         """Compute on checked arrays (fastconv.algorithms says what that means)."""
-        self._chosen.algorithm.run(self, a, b, bias, out, min(workers, self._most_workers))
+        weights = b
+        if isinstance(b, repair.PackedTwice):
+            b, weights = b.packed, b.weights
+        workers = min(workers, self._most_workers)
+        self._chosen.algorithm.run(self, a, b, bias, out, workers)
+        if self._repairs:
+            self._repair(a, weights, bias, out, workers)
+
+    def _repair(self, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
+        if repair.finite(out):
+            return
+        if self.problem.direction == "weight_grad":
+            repair.repair_weight_grad(self.problem, self._direct, a, b, out, workers)
+        else:
+            tiles = self._chosen.algorithm.tiles(self)
+            repair.repair(self.problem, tiles, self._direct, a, b, bias, out, workers)
+
+    def _direct(self, problem: ConvProblem) -> Plan:
+        return _plan(problem, "direct", None, False, None, self.isa)
 
     def __post_init__(self) -> None:
         cost = self._chosen.cost
@@ -225,12 +249,13 @@ def _plan(
     limit: float = math.inf if max_workspace is None else max_workspace
     if max_workspace is None and method == "auto":
         limit = AUTO_WORKSPACE
-    verdicts = tuple(_judge(a, problem, max_error, elementwise, limit, isa) for a in ALGORITHMS)
-    if method == "auto":
+    auto = method == "auto"
+    verdicts = tuple(_judge(a, problem, max_error, elementwise, limit, isa, auto) for a in ALGORITHMS)
+    if auto:
         fit = [v for v in verdicts if v.refusal is None]
         if not fit and max_workspace is None:  # "auto" serves where any method can, with the least scratch
             limit = math.inf
-            unlimited = [_judge(a, problem, max_error, elementwise, limit, isa) for a in ALGORITHMS]
+            unlimited = [_judge(a, problem, max_error, elementwise, limit, isa, auto) for a in ALGORITHMS]
             fit = sorted((v for v in unlimited if v.refusal is None), key=lambda v: v.workspace)[:1]
         if not fit:
             reasons = "; ".join(f"{v.algorithm.NAME}: {v.refusal}" for v in verdicts)
@@ -240,7 +265,8 @@ def _plan(
         chosen = next(v for v in verdicts if method == v.algorithm.NAME)
         if chosen.refusal:
             raise UnsupportedError(f"method: {method!r} can't serve {problem.text}: {chosen.refusal}")
-    return Plan(problem, isa, chosen.algorithm.prepare(problem, isa), chosen, verdicts, limit)
+    repairs = auto and chosen.algorithm.SCOPE == "tile"
+    return Plan(problem, isa, chosen.algorithm.prepare(problem, isa), chosen, verdicts, limit, repairs)
 
 
 def _judge(
@@ -250,11 +276,16 @@ def _judge(
     elementwise: bool,
     limit: float,
     isa: str,
+    repairs: bool,
 ) -> _Verdict:
     refusal = algorithm.why_not(problem)
     if refusal:
         return _Verdict(algorithm, "", Cost(0, 0, 0, 0, "direct"), math.inf, math.inf, refusal)
     cost, bound = algorithm.cost(problem, isa), algorithm.error_bound(problem)
+    if repairs and algorithm.SCOPE == "tile":
+        part, scratch = repair.largest_part(problem, algorithm.tile_extents(problem))
+        again = _judge(_DIRECT, part, None, False, math.inf, isa, False).workspace + scratch
+        cost = replace(cost, shared=max(cost.shared, again - cost.worker))
     if max_error is not None and not bound <= max_error:
         refusal = f"its error_bound is {bound:.2e}, max_error {max_error:.2e}"
     elif elementwise and not algorithm.ELEMENTWISE:
