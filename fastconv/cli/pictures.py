@@ -92,7 +92,7 @@ def learning(out: Path, trained: Trained) -> Path:
                 axes.axvline(first - 0.5, color="0.4", linestyle=":")
             middle, above = first + epochs / 2 - 0.5, axes.get_xaxis_transform()
             axes.text(
-                middle, 0.5, f"rate {rate:g}", rotation=90, ha="center", va="center", color="0.45", transform=above
+                middle, 0.65, f"rate {rate:g}", rotation=90, ha="center", va="center", color="0.45", transform=above
             )
             first += epochs
         axes.set_xlim(0.5, first - 0.5)
