@@ -3,6 +3,7 @@
 pytest takes no abbreviated options, so the name is free beside pytest-benchmark's own ``--benchmark-...``.
 """
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def pytest_addoption(parser):
 
 def _workers(text):
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"got {text!r}; must be an integer of at least 1")
+        raise ArgumentTypeError(f"got {text!r}; must be an integer of at least 1")
     return int(text)
 
 
