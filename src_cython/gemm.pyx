@@ -25,7 +25,6 @@ settles, so its bytes depend neither on how C is cut into units of work nor on t
 Each worker has `worker_bytes` of scratch, 64-byte aligned; workers == 1 never enters a parallel region.
 """
 
-cimport cython
 from cython.parallel cimport prange, threadid
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
