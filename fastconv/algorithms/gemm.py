@@ -90,7 +90,7 @@ def _blocks(problem: ConvProblem, kernel: Any, workers: int = 1) -> _Blocks:
     lane_blocks, row_blocks = -(-panels // max(PANELS_BYTES // panel_bytes, 1)), 1
     if g * lane_blocks % workers:
         # the operand that lies across the cut is packed once more for each unit: the smaller one
-        if rows < lanes and panels >= 4 * workers or lane_blocks > workers:
+        if (rows < lanes and panels >= 4 * workers) or lane_blocks > workers:
             lane_blocks = min(panels, up(lane_blocks, workers))
         else:
             row_blocks = min(heights, workers)
