@@ -83,6 +83,8 @@ class _Verdict:
     seconds: float
     bound: float
     refusal: str | None
+    tuned: bool = False
+    """The seconds are measured, not reckoned."""
 
     @property
     def workspace(self) -> int:
@@ -93,6 +95,7 @@ class _Verdict:
             f"{self.algorithm.NAME:<9} {_time(self.seconds):>9}  {_size(self.workspace):>9}  "
             f"error {self.bound:.1e} ({self.algorithm.SCOPE})  {self.variant}"
         )
+        text += ", tuned" if self.tuned else ""
         return f"{text}; refused: {self.refusal}" if self.refusal else text
 
 
@@ -196,7 +199,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         cost = self._chosen.cost
-        if self._chosen.seconds < machine.PARALLEL_SECONDS:
+        calls = max(cost.calls, 1)  # each of them is a parallel region of its own
+        if self._chosen.seconds / calls - machine.CALL_SECONDS < machine.PARALLEL_SECONDS:
             most = 1
         elif math.isinf(self._limit) or cost.worker == 0:
             most = 1 << 20
@@ -250,6 +254,9 @@ def _plan(
     if max_workspace is None and method == "auto":
         limit = AUTO_WORKSPACE
     auto = method == "auto"
+    asked = problem
+    if not (problem.N and problem.C):  # nothing to compute: algorithms see the least problem that isn't empty
+        problem = replace(problem, N=max(problem.N, 1), C=max(problem.C, problem.groups))
     verdicts = tuple(_judge(a, problem, max_error, elementwise, limit, isa, auto) for a in ALGORITHMS)
     if auto:
         fit = [v for v in verdicts if v.refusal is None]
@@ -260,13 +267,14 @@ def _plan(
         if not fit:
             reasons = "; ".join(f"{v.algorithm.NAME}: {v.refusal}" for v in verdicts)
             raise UnsupportedError(f"method: no method can serve {problem.text}: {reasons}")
-        chosen = min(fit, key=lambda v: v.seconds)
+        # Where anything is measured, nothing that isn't: reckoned and measured seconds don't compare.
+        chosen = min([v for v in fit if v.tuned] or fit, key=lambda v: v.seconds)
     else:
         chosen = next(v for v in verdicts if method == v.algorithm.NAME)
         if chosen.refusal:
             raise UnsupportedError(f"method: {method!r} can't serve {problem.text}: {chosen.refusal}")
     repairs = auto and chosen.algorithm.SCOPE == "tile"
-    return Plan(problem, isa, chosen.algorithm.prepare(problem, isa), chosen, verdicts, limit, repairs)
+    return Plan(asked, isa, chosen.algorithm.prepare(problem, isa), chosen, verdicts, limit, repairs)
 
 
 def _judge(
@@ -295,11 +303,49 @@ def _judge(
     rates = machine.rates(isa)
     seconds = cost.flops / getattr(rates, cost.rate) * problem.itemsize / 4 + cost.bytes / rates.bandwidth
     seconds += cost.calls * machine.CALL_SECONDS
-    return _Verdict(algorithm, algorithm.variant(problem), cost, seconds, bound, refusal)
+    measured = _tuning.get((problem.text, isa), {}).get(algorithm.NAME) if _tuning else None
+    seconds = seconds if measured is None else measured
+    return _Verdict(algorithm, algorithm.variant(problem), cost, seconds, bound, refusal, measured is not None)
 
 
 def clear_plans() -> None:
     _plan.cache_clear()
+
+
+# --- measured times (fastconv.tuning measures) -----------------------------------------------------
+
+_tuning: dict[tuple[str, str], dict[str, float]] = {}
+"""Seconds of each method by problem text and instruction set, of this machine. Plans do not expire with them."""
+
+
+def tuning() -> dict[tuple[str, str], dict[str, float]]:
+    return dict(_tuning)
+
+
+def add_tuning(problem: str, isa: str, times: dict[str, float]) -> None:
+    """Measured seconds; plans made afterwards (clear_plans) prefer them to reckoned ones."""
+    if times:
+        _tuning[problem, isa] = _tuning.get((problem, isa), {}) | times
+
+
+def candidates(plan: Plan, within: float) -> list[Plan]:
+    """Plans of the same problem by every method that the plan's limits admit, and that isn't ``within`` times as slow
+    as the best."""
+    fit = [v for v in plan._verdicts if v.refusal is None] or [plan._chosen]
+    longest = within * min(v.seconds for v in fit)
+    return [
+        Plan(
+            plan.problem,
+            plan.isa,
+            v.algorithm.prepare(plan.problem, plan.isa),
+            v,
+            (),
+            plan._limit,
+            v.algorithm.SCOPE == "tile",
+        )
+        for v in fit
+        if v.seconds <= longest
+    ]
 
 
 def _time(seconds: float) -> str:

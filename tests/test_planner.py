@@ -80,7 +80,7 @@ def test_max_error():
     plan = fc.plan_conv2d(*SHAPES, method="direct")
     assert fc.plan_conv2d(*SHAPES, method="direct", max_error=plan.error_bound).method == "direct"
     for method in ("auto", "direct", "im2col", "naive"):
-        with pytest.raises(fc.UnsupportedError, match="error_bound is .*, max_error 1.00e-09"):
+        with pytest.raises(fc.UnsupportedError, match=r"error_bound is .*, max_error 1.00e-09"):
             fc.plan_conv2d(*SHAPES, method=method, max_error=1e-9)
         with pytest.raises(fc.UnsupportedError, match="max_error"):
             fc.conv2d(X, W, method=method, max_error=1e-9)
