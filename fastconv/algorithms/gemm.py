@@ -78,8 +78,8 @@ class _Blocks:
 def _blocks(problem: ConvProblem, kernel: Any, workers: int = 1) -> _Blocks:
     """Every element is summed in the same order however the product is cut: the cut may depend on the workers."""
     g, item = problem.groups, problem.itemsize
-    filters, taps = problem.K // g, problem.C // g * problem.R * problem.S
-    pixels = problem.N * problem.P * problem.Q
+    filters, taps = problem.K // g, max(problem.C // g, 1) * problem.R * problem.S
+    pixels = max(problem.N, 1) * problem.P * problem.Q
     rows, lanes, depth = (filters, taps, pixels) if problem.direction == "weight_grad" else (filters, pixels, taps)
     rows, lanes, depth = (max(extent, 1) for extent in (rows, lanes, depth))  # no samples, or no channels
     if _swapped(problem):
