@@ -35,11 +35,7 @@ def test_difference_quotients(problem):
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-<<<<<<< HEAD
 @pytest.mark.parametrize("method", ["auto", *EXACT])
-=======
-@pytest.mark.parametrize("method", ["auto", *(m for m in EXACT if m in fc.METHODS)])
->>>>>>> 777ffe6c48b75aa95f14b353640bd4813369896a
 def test_backward(layout, method):
     for name in ("two groups", "reflect at stride 2", "pixels between windows"):
         problem = replace(PROBLEMS[name], layout=layout)
