@@ -78,7 +78,7 @@ def plot_group(group: str, found: dict[str, list[Row]], machine: dict[str, Any],
         style: dict[str, Any] = {"marker": shape, "edgecolors": "0.2", "s": 55}
         style["facecolors"] = "0.35" if ours else "none"
         if name == AUTO:
-            style |= {"marker": "|", "facecolors": "black", "s": 500, "linewidths": 3}
+            style = {"marker": "|", "c": "black", "s": 500, "linewidths": 3}
         elif kinds[name] == "naive":
             style = {"marker": "x", "c": "0.2", "s": 55}
         scaled = any(row.scaled for same in found.values() for row in same if row.name == name)
