@@ -89,7 +89,7 @@ class BuildKernels(build_ext):
             compile_args += SANITIZE
             link_args += SANITIZE[:1]
         if not self.compiles(VECTOR_PROBE, compile_args, link_args):
-            sys.exit("fastconv is written for GCC or Clang (vector extensions); this compiler can't build them")
+            sys.exit("fastconv is written for GCC 12, Clang or newer (vector extensions); this compiler can't build them")
         if os.environ.get("FASTCONV_NO_OPENMP") != "1":
             for openmp_compile, openmp_link in OPENMP_FLAGS:
                 if self.compiles(OPENMP_PROBE, compile_args + openmp_compile, link_args + openmp_link):
@@ -130,7 +130,7 @@ class BuildKernels(build_ext):
 
 VECTOR_PROBE = """
 typedef float v __attribute__((vector_size(16)));
-int main(void) { v a = {1}; a += a; return a[0] != 2; }
+int main(void) { v a = {1}; a += a; a = __builtin_shufflevector(a, a, 0, 4, 1, 5); return a[0] != 2; }
 """
 OPENMP_PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
 OPENMP_FLAGS = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]

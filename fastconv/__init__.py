@@ -34,6 +34,7 @@ from fastconv.ops.pool import (
 )
 from fastconv.ops.windows import col2im, extract_windows, im2col, upsample_zeros
 from fastconv.planner import METHODS, Plan, set_method
+from fastconv.tuning import export_tuning, import_tuning, tune
 
 __version__ = "0.1.0"
 
@@ -56,11 +57,13 @@ __all__ = [
     "correlate2d",
     "correlate2d_input_grad",
     "correlate2d_kernel_grad",
+    "export_tuning",
     "extract_windows",
     "gaussian_kernel",
     "global_avg_pool2d",
     "global_max_pool2d",
     "im2col",
+    "import_tuning",
     "laplacian_kernel",
     "max_pool2d",
     "max_pool2d_grad",
@@ -72,5 +75,6 @@ __all__ = [
     "set_workers",
     "show_config",
     "sobel_kernel",
+    "tune",
     "upsample_zeros",
 ]

@@ -18,7 +18,7 @@ __all__ = ["clear_caches", "show_config"]
 def clear_caches() -> None:
     """Forget prepared calls and plans and free the scratch memory kept between calls.
 
-    Nothing else changes: the next call of each kind takes a little longer.
+    Nothing else changes: the next call of each kind takes a little longer. What ``tune`` measured is kept.
     """
     call.clear_calls()
     planner.clear_plans()

@@ -10,14 +10,14 @@ import contextvars
 import math
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from fastconv import machine
+from fastconv import machine, repair
 from fastconv.algorithms import ALGORITHMS
 from fastconv.algorithms.common import Cost
 from fastconv.errors import UnsupportedError
@@ -28,6 +28,9 @@ __all__ = ["METHODS", "Plan", "check_method", "check_options", "default_method",
 _ORDER = ("naive", "direct", "im2col", "gemm", "winograd", "fft", "separable")
 METHODS: tuple[str, ...] = tuple(sorted((a.NAME for a in ALGORITHMS), key=_ORDER.index))
 """The methods that a call may name, beside "auto"."""
+
+_DIRECT = next(a for a in ALGORITHMS if a.NAME == "direct")
+"""What results that are not finite are computed again by."""
 
 AUTO_WORKSPACE = 64 << 20
 """Bytes of scratch that "auto" takes at the most, unless told otherwise or nothing else can serve."""
@@ -80,6 +83,8 @@ class _Verdict:
     seconds: float
     bound: float
     refusal: str | None
+    tuned: bool = False
+    """The seconds are measured, not reckoned."""
 
     @property
     def workspace(self) -> int:
@@ -90,6 +95,7 @@ class _Verdict:
             f"{self.algorithm.NAME:<9} {_time(self.seconds):>9}  {_size(self.workspace):>9}  "
             f"error {self.bound:.1e} ({self.algorithm.SCOPE})  {self.variant}"
         )
+        text += ", tuned" if self.tuned else ""
         return f"{text}; refused: {self.refusal}" if self.refusal else text
 
 
@@ -107,6 +113,8 @@ class Plan:
     _chosen: _Verdict = field(repr=False)
     _verdicts: tuple[_Verdict, ...] = field(repr=False)
     _limit: float = field(repr=False)
+    _repairs: bool = field(default=False, repr=False)
+    """Results that are not finite are computed again directly: chosen by "auto", and mixes whole tiles."""
     caller: Callable | None = field(default=None, repr=False)
     """Checks arrays and runs this plan: set by the operation that hands it out."""
     packer: Callable | None = field(default=None, repr=False)
@@ -164,15 +172,35 @@ class Plan:
 
     def pack_checked(self, w: np.ndarray) -> Any:
         """``pack`` on a checked array of the compute dtype."""
-        return self._chosen.algorithm.pack(self, w)
+        packed = self._chosen.algorithm.pack(self, w)
+        return repair.PackedTwice(packed, w.copy()) if self.error_scope == "tile" else packed
 
     def run(self, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
         """Compute on checked arrays (fastconv.algorithms says what that means)."""
-        self._chosen.algorithm.run(self, a, b, bias, out, min(workers, self._most_workers))
+        weights = b
+        if isinstance(b, repair.PackedTwice):
+            b, weights = b.packed, b.weights
+        workers = min(workers, self._most_workers)
+        self._chosen.algorithm.run(self, a, b, bias, out, workers)
+        if self._repairs:
+            self._repair(a, weights, bias, out, workers)
+
+    def _repair(self, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
+        if repair.finite(out):
+            return
+        if self.problem.direction == "weight_grad":
+            repair.repair_weight_grad(self.problem, self._direct, a, b, out, workers)
+        else:
+            tiles = self._chosen.algorithm.tiles(self)
+            repair.repair(self.problem, tiles, self._direct, a, b, bias, out, workers)
+
+    def _direct(self, problem: ConvProblem) -> Plan:
+        return _plan(problem, "direct", None, False, None, self.isa)
 
     def __post_init__(self) -> None:
         cost = self._chosen.cost
-        if self._chosen.seconds < machine.PARALLEL_SECONDS:
+        calls = max(cost.calls, 1)  # each of them is a parallel region of its own
+        if self._chosen.seconds / calls - machine.CALL_SECONDS < machine.PARALLEL_SECONDS:
             most = 1
         elif math.isinf(self._limit) or cost.worker == 0:
             most = 1 << 20
@@ -225,22 +253,28 @@ def _plan(
     limit: float = math.inf if max_workspace is None else max_workspace
     if max_workspace is None and method == "auto":
         limit = AUTO_WORKSPACE
-    verdicts = tuple(_judge(a, problem, max_error, elementwise, limit, isa) for a in ALGORITHMS)
-    if method == "auto":
+    auto = method == "auto"
+    asked = problem
+    if not (problem.N and problem.C):  # nothing to compute: algorithms see the least problem that isn't empty
+        problem = replace(problem, N=max(problem.N, 1), C=max(problem.C, problem.groups))
+    verdicts = tuple(_judge(a, problem, max_error, elementwise, limit, isa, auto) for a in ALGORITHMS)
+    if auto:
         fit = [v for v in verdicts if v.refusal is None]
         if not fit and max_workspace is None:  # "auto" serves where any method can, with the least scratch
             limit = math.inf
-            unlimited = [_judge(a, problem, max_error, elementwise, limit, isa) for a in ALGORITHMS]
+            unlimited = [_judge(a, problem, max_error, elementwise, limit, isa, auto) for a in ALGORITHMS]
             fit = sorted((v for v in unlimited if v.refusal is None), key=lambda v: v.workspace)[:1]
         if not fit:
             reasons = "; ".join(f"{v.algorithm.NAME}: {v.refusal}" for v in verdicts)
             raise UnsupportedError(f"method: no method can serve {problem.text}: {reasons}")
-        chosen = min(fit, key=lambda v: v.seconds)
+        # Where anything is measured, nothing that isn't: reckoned and measured seconds don't compare.
+        chosen = min([v for v in fit if v.tuned] or fit, key=lambda v: v.seconds)
     else:
         chosen = next(v for v in verdicts if method == v.algorithm.NAME)
         if chosen.refusal:
             raise UnsupportedError(f"method: {method!r} can't serve {problem.text}: {chosen.refusal}")
-    return Plan(problem, isa, chosen.algorithm.prepare(problem, isa), chosen, verdicts, limit)
+    repairs = auto and chosen.algorithm.SCOPE == "tile"
+    return Plan(asked, isa, chosen.algorithm.prepare(problem, isa), chosen, verdicts, limit, repairs)
 
 
 def _judge(
@@ -250,11 +284,16 @@ def _judge(
     elementwise: bool,
     limit: float,
     isa: str,
+    repairs: bool,
 ) -> _Verdict:
     refusal = algorithm.why_not(problem)
     if refusal:
         return _Verdict(algorithm, "", Cost(0, 0, 0, 0, "direct"), math.inf, math.inf, refusal)
     cost, bound = algorithm.cost(problem, isa), algorithm.error_bound(problem)
+    if repairs and algorithm.SCOPE == "tile":
+        part, scratch = repair.largest_part(problem, algorithm.tile_extents(problem))
+        again = _judge(_DIRECT, part, None, False, math.inf, isa, False).workspace + scratch
+        cost = replace(cost, shared=max(cost.shared, again - cost.worker))
     if max_error is not None and not bound <= max_error:
         refusal = f"its error_bound is {bound:.2e}, max_error {max_error:.2e}"
     elif elementwise and not algorithm.ELEMENTWISE:
@@ -264,11 +303,49 @@ def _judge(
     rates = machine.rates(isa)
     seconds = cost.flops / getattr(rates, cost.rate) * problem.itemsize / 4 + cost.bytes / rates.bandwidth
     seconds += cost.calls * machine.CALL_SECONDS
-    return _Verdict(algorithm, algorithm.variant(problem), cost, seconds, bound, refusal)
+    measured = _tuning.get((problem.text, isa), {}).get(algorithm.NAME) if _tuning else None
+    seconds = seconds if measured is None else measured
+    return _Verdict(algorithm, algorithm.variant(problem), cost, seconds, bound, refusal, measured is not None)
 
 
 def clear_plans() -> None:
     _plan.cache_clear()
+
+
+# --- measured times (fastconv.tuning measures) -----------------------------------------------------
+
+_tuning: dict[tuple[str, str], dict[str, float]] = {}
+"""Seconds of each method by problem text and instruction set, of this machine. Plans do not expire with them."""
+
+
+def tuning() -> dict[tuple[str, str], dict[str, float]]:
+    return dict(_tuning)
+
+
+def add_tuning(problem: str, isa: str, times: dict[str, float]) -> None:
+    """Measured seconds; plans made afterwards (clear_plans) prefer them to reckoned ones."""
+    if times:
+        _tuning[problem, isa] = _tuning.get((problem, isa), {}) | times
+
+
+def candidates(plan: Plan, within: float) -> list[Plan]:
+    """Plans of the same problem by every method that the plan's limits admit, and that isn't ``within`` times as slow
+    as the best."""
+    fit = [v for v in plan._verdicts if v.refusal is None] or [plan._chosen]
+    longest = within * min(v.seconds for v in fit)
+    return [
+        Plan(
+            plan.problem,
+            plan.isa,
+            v.algorithm.prepare(plan.problem, plan.isa),
+            v,
+            (),
+            plan._limit,
+            v.algorithm.SCOPE == "tile",
+        )
+        for v in fit
+        if v.seconds <= longest
+    ]
 
 
 def _time(seconds: float) -> str:

@@ -41,20 +41,26 @@ cdef extern from "tiles.h" nogil:
     void f32_gemm_tile(ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, const float*, const float*, float*, ptrdiff_t)
     void f32_copy(const float*, ptrdiff_t, float*)
     void f32_copy_every_2(const float*, ptrdiff_t, float*)
+    void f32_add(const float*, ptrdiff_t, float*)
+    void f32_put_every_2(const float*, ptrdiff_t, float*, int)
     void f32_copy_runs(const float*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*, ptrdiff_t)
     void f32_transpose(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*, ptrdiff_t)
     void f64_gemm_tile(ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, const double*, const double*, double*, ptrdiff_t)
     void f64_copy(const double*, ptrdiff_t, double*)
     void f64_copy_every_2(const double*, ptrdiff_t, double*)
+    void f64_add(const double*, ptrdiff_t, double*)
+    void f64_put_every_2(const double*, ptrdiff_t, double*, int)
     void f64_copy_runs(const double*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*, ptrdiff_t)
     void f64_transpose(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*, ptrdiff_t)
     void u64_gemm_tile(ptrdiff_t, ptrdiff_t, ptrdiff_t, const uint64_t*, const uint64_t*, const uint64_t*, uint64_t*, ptrdiff_t)
     void u64_copy(const uint64_t*, ptrdiff_t, uint64_t*)
     void u64_copy_every_2(const uint64_t*, ptrdiff_t, uint64_t*)
+    void u64_add(const uint64_t*, ptrdiff_t, uint64_t*)
+    void u64_put_every_2(const uint64_t*, ptrdiff_t, uint64_t*, int)
     void u64_copy_runs(const uint64_t*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, uint64_t*, ptrdiff_t)
     void u64_transpose(const uint64_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, uint64_t*, ptrdiff_t)
 
-TILE_ROWS = GEMM_M
+TILE_ROWS, TILE_VECTORS = GEMM_M, GEMM_VECTORS
 TILE_BYTES = GEMM_VECTORS * VECTOR_BYTES
 """Bytes of one row of a tile."""
 DEPTH_BYTES = GEMM_DEPTH_BYTES
@@ -447,6 +453,20 @@ cdef inline void foresee_rows(const Matrix* m, Py_ssize_t i0, Py_ssize_t i1, Py_
                  min(depth, m.depth.extent[2] - deep.i[2]) * sizeof(summand))
 
 
+cdef inline void foresee_lanes(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t d0, Py_ssize_t d1,
+                               summand kind) noexcept nogil:
+    """Lanes j0..j1 of depths d0..d1 will be packed soon."""
+    cdef Py_ssize_t d
+    cdef Place item, deep
+    if m.patched or m.padded or m.item.stride[2] != 1 or j0 >= j1:
+        return
+    item = place_of(&m.item, j0)
+    for d in range(d0, d1):
+        deep = place_of(&m.depth, d)
+        prefetch(<const summand*>m.data + dot(m.item.stride, &item) + dot(m.depth.stride, &deep),
+                 min(j1 - j0, m.item.extent[2] - item.i[2]) * sizeof(summand))
+
+
 cdef void pack_lanes(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t d0, Py_ssize_t depth, Py_ssize_t kc,
                      summand cval, Room* room) noexcept nogil:
     """The panels of B: b[j / GEMM_N][d][j % GEMM_N], kc rows each, zeros beyond the last lane."""
@@ -471,6 +491,10 @@ cdef void pack_lanes(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t d
         deep = place_of(&m.depth, d0 + done)
         for jb in range(blocks_of(j1 - j0, width)):
             j = j0 + jb * width
+            if jb > 0 and not m.padded and m.item.stride[2] == 1:  # offsets are as they were: the next panel's runs
+                item = place_of(&m.item, min(j + width, j1 - 1))
+                for i in range(n):
+                    prefetch(<const summand*>m.data + room.offsets[i] + dot(m.item.stride, &item), width * sizeof(summand))
             fetch_all(m, &m.depth, deep, n, &m.item, place_of(&m.item, j), min(width, j1 - j), cval, room.offsets,
                       b + (jb * kc + done) * width, width)
         done += n
@@ -496,6 +520,7 @@ cdef struct Output:
     const char* bias  # of each row, or of each lane; NULL for none
     bint lane_bias
     bint add  # to what is there
+    bint between  # elements between those written are the call's own: they may be read and written back
 
 
 cdef inline void tile(Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t depth, const summand* a, const summand* b,
@@ -532,20 +557,32 @@ cdef void put(const Output* c, Place row, Place lane, Py_ssize_t rows, Py_ssize_
         while j < count:
             n = min(count - j, inner.extent[2] - along.i[2])
             out = <summand*>c.data + dot(outer.stride, &at) + dot(inner.stride, &along)
-            add_piece(sums + i * ld + j, n, out, step, start == NULL)
+            add_piece(sums + i * ld + j, n, out, step, start == NULL, c.between)
             move(inner, &along, n)
             j += n
         move(outer, &at, 1)
 
 
-cdef inline void add_piece(const summand* sums, Py_ssize_t n, summand* out, Py_ssize_t step, bint add) noexcept nogil:
+cdef inline void add_piece(const summand* sums, Py_ssize_t n, summand* out, Py_ssize_t step, bint add,
+                           bint between) noexcept nogil:
     cdef Py_ssize_t i
     if step == 1:
         if add:
-            for i in range(n):
-                out[i] += sums[i]
+            if summand is float:
+                f32_add(sums, n, out)
+            elif summand is double:
+                f64_add(sums, n, out)
+            else:
+                u64_add(sums, n, out)
         else:
             copy(sums, 1, n, out)
+    elif step == 2 and between:
+        if summand is float:
+            f32_put_every_2(sums, n, out, add)
+        elif summand is double:
+            f64_put_every_2(sums, n, out, add)
+        else:
+            u64_put_every_2(sums, n, out, add)
     elif add:
         for i in range(n):
             out[i * step] += sums[i]
@@ -580,7 +617,7 @@ cdef void multiply(const Matrix* ma, const Matrix* mb, const Output* c, Py_ssize
     cdef Py_ssize_t panels = blocks_of(i1 - i0, GEMM_M), lane_panels = blocks_of(j1 - j0, width)
     cdef Room room = room_of(scratch, patch_bytes, cval)
     cdef const summand* panel
-    cdef Py_ssize_t d, i, j, k, db, ib, jb, height, lanes
+    cdef Py_ssize_t d, i, j, k, db, ib, jb, height, lanes, ahead, later, done
     cdef summand start[16]
     cdef summand lane_start[64]
     cdef summand nothing[16]
@@ -590,6 +627,8 @@ cdef void multiply(const Matrix* ma, const Matrix* mb, const Output* c, Py_ssize
     for db in range(blocks_of(depth, kc)):
         d = db * kc
         k = min(kc, depth - d)
+        ahead = d + k  # the depths that come next
+        later = min(kc, depth - ahead)
         fresh = d == 0 and not c.add
         pack_lanes(mb, j0, j1, d, k, kc, cval, &room)
         for ib in range(panels):
@@ -604,6 +643,10 @@ cdef void multiply(const Matrix* ma, const Matrix* mb, const Output* c, Py_ssize
                 lane = place_of(&c.lane, j)
                 foresee_rows(ma, i + height + height * jb // lane_panels,
                              min(i + height + height * (jb + 1) // lane_panels, i1), d, k, cval)
+                if ahead < depth:
+                    done = ib * lane_panels + jb
+                    foresee_lanes(mb, j0, j1, ahead + later * done // (panels * lane_panels),
+                                  ahead + later * (done + 1) // (panels * lane_panels), cval)
                 if (c.lane.stride[2] == 1 and lane.i[2] + lanes <= c.lane.extent[2] and lanes % lanes_of == 0
                         and row.i[2] + height <= c.row.extent[2] and not c.lane_bias):
                     tile(height, lanes // lanes_of, k, <const summand*>room.a, panel,
@@ -629,7 +672,7 @@ cdef inline void bias_of(const Output* c, Py_ssize_t first, Py_ssize_t n, bint w
 cdef struct Task:
     Py_ssize_t N, groups, C, K  # channels and filters of one group
     Geometry g
-    bint padded, patched, channels_last, swapped
+    bint padded, patched, channels_last, swapped, between
     Py_ssize_t row_blocks, lane_blocks, patch_bytes
 
 
@@ -713,6 +756,7 @@ cdef void forward_unit(Py_ssize_t unit, const Task* t, const summand* x, const P
     merge(&weights.depth)
     out.data, out.add, out.lane_bias = <char*>(y + g * t.K * ys[1]), False, t.swapped and bias != NULL
     out.bias = <const char*>(bias + g * t.K) if bias != NULL else NULL
+    out.between = t.between
     out.row, out.lane = filters_axis(t.K, ys[1]), pixels_axis(t, ys[0], ys[2], ys[3])
     merge(&out.lane)
     if t.swapped:
@@ -733,6 +777,7 @@ cdef void weight_unit(Py_ssize_t unit, const Task* t, const summand* x, const Py
     gradient.item, gradient.depth = filters_axis(t.K, ys[1]), pixels_axis(t, ys[0], ys[2], ys[3])
     merge(&gradient.depth)
     out.data, out.add, out.lane_bias, out.bias = <char*>(dw + g * ws[0]), False, False, NULL
+    out.between = False
     out.row, out.lane = filters_axis(t.K, ws[1]), taps_axis(t, ws[2], ws[3], ws[4])
     merge(&out.lane)
     if t.swapped:
@@ -768,7 +813,7 @@ cdef void gemm_weight_grad(Task t, const summand* x, const Py_ssize_t* xs, summa
 
 cdef Task gemm_task(Py_ssize_t N, tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns) except *:
     cdef Task t
-    t.N = N
+    t.N, t.between = N, False
     (t.groups, t.C, t.K, t.g.H, t.g.W, t.g.R, t.g.S, t.g.P, t.g.Q, t.g.top, t.g.left, t.g.sh, t.g.sw, t.g.dh,
      t.g.dw) = geometry
     t.padded, t.patched, t.channels_last, t.swapped, t.row_blocks, t.lane_blocks, t.patch_bytes = blocks
@@ -777,17 +822,28 @@ cdef Task gemm_task(Py_ssize_t N, tuple geometry, tuple blocks, const int64_t[::
 
 
 cdef void turn(const summand* w, const Py_ssize_t* shape, const Py_ssize_t* ws, summand* out) noexcept nogil:
-    """A copy of w (groups, C, K, R, S) of any strides in that order."""
-    cdef Py_ssize_t g, c, k, r, s
+    """A copy of w (groups, C, K, R, S) of any strides in that order; a few k at a time, which lie far apart in w."""
+    cdef Py_ssize_t g, c, k, kb, r, s, taps = shape[3] * shape[4]
+    cdef bint one_run = ws[3] == shape[4] * ws[4]
     cdef const summand* source
+    cdef summand* to
     for g in range(shape[0]):
-        for c in range(shape[1]):
-            for k in range(shape[2]):
-                source = w + g * ws[0] + c * ws[1] + k * ws[2]
-                for r in range(shape[3]):
-                    for s in range(shape[4]):
-                        out[0] = source[r * ws[3] + s * ws[4]]
-                        out += 1
+        for kb in range(blocks_of(shape[2], 16)):
+            for c in range(shape[1]):
+                for k in range(kb * 16, min(kb * 16 + 16, shape[2])):
+                    source = w + g * ws[0] + c * ws[1] + k * ws[2]
+                    to = out + ((g * shape[1] + c) * shape[2] + k) * taps
+                    if one_run:
+                        if ws[4] == -1:  # constant steps are quicker
+                            for s in range(taps):
+                                to[s] = source[-s]
+                        else:
+                            for s in range(taps):
+                                to[s] = source[s * ws[4]]
+                        continue
+                    for r in range(shape[3]):
+                        for s in range(shape[4]):
+                            to[r * shape[4] + s] = source[r * ws[3] + s * ws[4]]
 
 
 cdef bint all_finite(const summand* values, Py_ssize_t n) noexcept nogil:
@@ -861,6 +917,7 @@ cdef inline Matrix plain(const summand* data, Axis item, Axis depth) noexcept no
 cdef inline Output into(summand* data, Axis row, Axis lane, const summand* bias, bint add) noexcept nogil:
     cdef Output c
     c.data, c.row, c.lane, c.bias, c.lane_bias, c.add = <char*>data, row, lane, <const char*>bias, False, add
+    c.between = False
     return c
 
 
@@ -989,9 +1046,10 @@ cdef Columns columns_task(tuple geometry, tuple blocks, const int64_t[::1] rows,
 
 def f32_gemm_forward(const float[:, :, :, :] x, const float[:, :, :, :, :] w, const float[::1] bias, float[:, :, :, :] y, float cval,
                      tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
-                     uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+                     uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers, bint between):
     cdef Task t = gemm_task(x.shape[0], geometry, blocks, rows, columns)
     cdef Strides xs = elements(x.strides, 4, 4), ys = elements(y.strides, 4, 4), ws = elements(w.strides, 5, 4)
+    t.between = between
     with nogil:
         gemm_forward[float](t, &x[0, 0, 0, 0], xs.of, cval, &w[0, 0, 0, 0, 0], ws.of, &bias[0] if bias.shape[0] else NULL,
                      &y[0, 0, 0, 0], ys.of, <char*>&scratch[0], worker_bytes, workers)
@@ -1052,9 +1110,10 @@ def f32_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float
 
 def f64_gemm_forward(const double[:, :, :, :] x, const double[:, :, :, :, :] w, const double[::1] bias, double[:, :, :, :] y, double cval,
                      tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
-                     uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+                     uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers, bint between):
     cdef Task t = gemm_task(x.shape[0], geometry, blocks, rows, columns)
     cdef Strides xs = elements(x.strides, 4, 8), ys = elements(y.strides, 4, 8), ws = elements(w.strides, 5, 8)
+    t.between = between
     with nogil:
         gemm_forward[double](t, &x[0, 0, 0, 0], xs.of, cval, &w[0, 0, 0, 0, 0], ws.of, &bias[0] if bias.shape[0] else NULL,
                      &y[0, 0, 0, 0], ys.of, <char*>&scratch[0], worker_bytes, workers)
@@ -1115,9 +1174,10 @@ def f64_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy, dou
 
 def u64_gemm_forward(const uint64_t[:, :, :, :] x, const uint64_t[:, :, :, :, :] w, const uint64_t[::1] bias, uint64_t[:, :, :, :] y, uint64_t cval,
                      tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
-                     uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+                     uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers, bint between):
     cdef Task t = gemm_task(x.shape[0], geometry, blocks, rows, columns)
     cdef Strides xs = elements(x.strides, 4, 8), ys = elements(y.strides, 4, 8), ws = elements(w.strides, 5, 8)
+    t.between = between
     with nogil:
         gemm_forward[uint64_t](t, &x[0, 0, 0, 0], xs.of, cval, &w[0, 0, 0, 0, 0], ws.of, &bias[0] if bias.shape[0] else NULL,
                      &y[0, 0, 0, 0], ys.of, <char*>&scratch[0], worker_bytes, workers)

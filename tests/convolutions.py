@@ -1,10 +1,11 @@
 """What the tests of convolution share: the named problems, their operands, calls, and the truth about them."""
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import fastconv as fc
 from fastconv import reference
@@ -13,8 +14,8 @@ from fastconv.boundary import most_repeats
 from fastconv.problem import DIRECTIONS, LAYOUTS, ConvProblem
 
 __all__ = [
-    "DIRECTIONS", "EXACT", "LAYOUTS", "call", "check", "layout_of", "named", "operands", "options", "problem_params",
-    "shrunk", "truth",
+    "DIRECTIONS", "EXACT", "LAYOUTS", "NAMES", "PROBLEMS", "assert_exact", "call", "error_scale", "layout_of",
+    "methods", "named", "operands", "options", "plan_shapes", "problem_params", "shrunk", "truth",
 ]  # fmt: skip
 
 EXACT = ("naive", "direct", "im2col", "gemm")
@@ -33,14 +34,14 @@ def _small(extent, most, modulo):
 
 
 def shrunk(problem):
-    """The problem with extents up to 12 and channels up to 40; residues modulo 4 and 32 stay, and so does what it is."""
+    """The problem with extents up to 12 and channels up to 40, which keep their residues modulo 4 and 32."""
     h, w = (_small(extent, 12, 4) for extent in (problem.H, problem.W))
     c, k = (_small(extent, 40, 32) for extent in (problem.C, problem.K))
     return replace(problem, H=h, W=w, C=c, K=k, groups=c if problem.groups == problem.C else problem.groups)
 
 
 def _problems():
-    problems = {f"{name}": problem for name, problem in named("edge").items()}
+    problems = dict(named("edge"))
     seen = set()
     for file in ("resnet50", "vgg16", "mobilenet"):
         for name, problem in named(file).items():
@@ -56,8 +57,6 @@ PROBLEMS = _problems()
 
 def problem_params(*names):
     """Arguments for pytest.mark.parametrize("problem", ...): the problems named, or all."""
-    import pytest
-
     return [pytest.param(PROBLEMS[name], id=name.replace(" ", "_")) for name in names or PROBLEMS]
 
 
@@ -76,7 +75,7 @@ def integers(shape, least, most, seed):
     return np.random.default_rng([seed, *shape]).integers(least, most + 1, shape)
 
 
-@lru_cache(maxsize=None)
+@cache
 def operands(problem):
     """{"x", "w", "dy", "bias"} as int64 arrays (N, C, H, W) of small integers, x not negative."""
     return {
@@ -91,7 +90,7 @@ NAMES = {"forward": ("x", "w"), "input_grad": ("dy", "w"), "weight_grad": ("x", 
 """The operands of each direction, in the order in which the operation takes them."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def truth(problem, direction):
     """The exact integer result, (N, C, H, W), bias included."""
     problem = replace(problem, dtype="int64", direction=direction)
@@ -102,9 +101,12 @@ def truth(problem, direction):
 
 
 def call(problem, direction, arrays, method="auto", **others):
-    """fc.conv2d or a gradient of it. ``arrays`` are in the problem's layout; a bias goes to the forward one only."""
+    """fc.conv2d or a gradient of it. ``arrays`` are in the problem's layout; a bias goes to the forward one only.
+
+    One worker unless told otherwise: that the number makes no difference is a test of its own.
+    """
     a, b = (arrays[name] for name in NAMES[direction])
-    keywords = options(problem, method=method, **others)
+    keywords = options(problem, method=method) | {"workers": 1} | others
     if direction == "forward":
         return fc.conv2d(a, b, arrays.get("bias"), **keywords)
     n, c, h, w = problem.x_shape

@@ -8,14 +8,14 @@ import pytest
 import fastconv as fc
 from fastconv import machine
 from fastconv.algorithms import ALGORITHMS
-from fastconv.ops import conv
+from fastconv.ops import call as calls
 
-SHAPES = (2, 16, 30, 31), (24, 16, 3, 3)
+SHAPES = (2, 16, 12, 13), (24, 16, 3, 3)
 OPTIONS = {"stride": (1, 2), "padding": 1}
 DIRECTIONS = ("forward", "input_grad", "weight_grad")
 rng = np.random.default_rng(0)
 X, W = rng.standard_normal(SHAPES[0]).astype("f4"), rng.standard_normal(SHAPES[1]).astype("f4")
-DY = rng.standard_normal((2, 24, 30, 16)).astype("f4")
+DY = rng.standard_normal((2, 24, 12, 7)).astype("f4")
 OPERANDS = {"forward": (X, W), "input_grad": (DY, W), "weight_grad": (X, DY)}
 
 
@@ -30,8 +30,8 @@ def called(direction, **options):
 
 
 def test_methods():
-    assert fc.METHODS == tuple(m for m in ("naive", "direct", "im2col", "gemm", "winograd", "fft", "separable")
-                               if m in fc.METHODS)  # fmt: skip
+    assert tuple(m for m in ("naive", "direct", "im2col", "gemm", "winograd", "fft", "separable")
+                               if m in fc.METHODS) == fc.METHODS  # fmt: skip
     assert {a.NAME for a in ALGORITHMS} == set(fc.METHODS)
     assert {"naive", "direct", "im2col"} <= set(fc.METHODS)
 
@@ -43,7 +43,7 @@ def test_plan_attributes(direction, isa):
     assert isinstance(plan.variant, str)
     assert plan.variant
     assert plan.workspace_bytes >= 0
-    assert plan.flops == 2 * 2 * 24 * 30 * 16 * 16 * 9
+    assert plan.flops == 2 * 2 * 24 * 12 * 7 * 16 * 9
     assert 0 < plan.error_bound < 1e-3
     assert plan.error_scope in ("window", "tile")
     assert plan.isa == isa
@@ -58,9 +58,11 @@ def test_explain_has_a_line_for_each_method():
         assert len(lines) == len(fc.METHODS)
         assert sorted(line[2:].split()[0] for line in lines) == sorted(fc.METHODS)
         assert [line[2:].split()[0] for line in lines if line.startswith("> ")] == [plan.method]
-    limited = fc.plan_conv2d(*SHAPES, max_workspace=150_000)
-    refused = [line for line in limited.explain().splitlines() if "refused: " in line]
-    assert any("bytes of scratch, max_workspace is 150000" in line for line in refused)
+    limit = fc.plan_conv2d(*SHAPES, method="direct").workspace_bytes
+    lines = fc.plan_conv2d(*SHAPES, max_workspace=limit).explain().splitlines()
+    refused = [line for line in lines if f"bytes of scratch, max_workspace is {limit}" in line]
+    assert refused
+    assert all("; refused: it needs" in line for line in refused)
 
 
 def test_auto_takes_the_least_time():
@@ -78,7 +80,7 @@ def test_max_error():
     plan = fc.plan_conv2d(*SHAPES, method="direct")
     assert fc.plan_conv2d(*SHAPES, method="direct", max_error=plan.error_bound).method == "direct"
     for method in ("auto", "direct", "im2col", "naive"):
-        with pytest.raises(fc.UnsupportedError, match="error_bound is .*, max_error 1.00e-09"):
+        with pytest.raises(fc.UnsupportedError, match=r"error_bound is .*, max_error 1.00e-09"):
             fc.plan_conv2d(*SHAPES, method=method, max_error=1e-9)
         with pytest.raises(fc.UnsupportedError, match="max_error"):
             fc.conv2d(X, W, method=method, max_error=1e-9)
@@ -92,17 +94,20 @@ def test_max_workspace_of_a_named_method():
         for direction in DIRECTIONS:
             need = fc.plan_conv2d(*SHAPES, method=method, direction=direction).workspace_bytes
             assert fc.plan_conv2d(*SHAPES, method=method, direction=direction, max_workspace=need).method == method
-            with pytest.raises(fc.UnsupportedError, match=rf"needs {need} bytes of scratch, max_workspace is {need - 1}"):
+            figures = f"needs {need} bytes of scratch, max_workspace is {need - 1}"
+            with pytest.raises(fc.UnsupportedError, match=figures):
                 fc.plan_conv2d(*SHAPES, method=method, direction=direction, max_workspace=need - 1)
 
 
 def test_max_workspace_of_auto():
-    needs = {m: fc.plan_conv2d(*SHAPES, method=m).workspace_bytes for m in fc.METHODS}
+    serving = [m for m in fc.METHODS if m != "separable"]  # plans without values know no rank
+    needs = {m: fc.plan_conv2d(*SHAPES, method=m).workspace_bytes for m in serving}
     for limit in sorted(needs.values()):
         plan = fc.plan_conv2d(*SHAPES, max_workspace=limit)
         assert plan.workspace_bytes <= limit
     least = min(needs.values())
-    with pytest.raises(fc.UnsupportedError, match=f"no method can serve .*needs {least} bytes"):
+    figures = f"needs {least} bytes of scratch, max_workspace is {least - 1}"
+    with pytest.raises(fc.UnsupportedError, match=figures):
         fc.conv2d(X, W, max_workspace=least - 1)
     # More than the default limit of 64 MiB whatever the method: "auto" serves all the same.
     assert fc.plan_conv2d((1, 3000, 3, 3), (3000, 3000, 3, 3)).method in fc.METHODS
@@ -135,7 +140,7 @@ def test_fewer_workers_under_a_limit(monkeypatch):
 @pytest.mark.parametrize("method", ["auto", *fc.METHODS[:3]])
 def test_plan_is_the_function(direction, method, isa):
     if method == "naive" and isa != machine.ISAS[0]:
-        return
+        pytest.skip("the same loops on every instruction set")
     plan = fc.plan_conv2d(*SHAPES, direction=direction, method=method, **OPTIONS)
     a, b = OPERANDS[direction]
     expected = called(direction, method=method).tobytes()
@@ -218,10 +223,10 @@ def test_plan_holds_its_instruction_set(monkeypatch):
     for isa in machine.ISAS:
         monkeypatch.setattr(machine, "ISA", isa)
         plans[isa] = fc.plan_conv2d(*SHAPES, **OPTIONS)
-        assert called("forward").shape == (2, 24, 30, 16)
+        assert called("forward").shape == (2, 24, 12, 7)
     for isa, plan in plans.items():
         assert plan.isa == isa
-        assert plan(X, W).shape == (2, 24, 30, 16)
+        assert plan(X, W).shape == (2, 24, 12, 7)
 
 
 # --- defaults --------------------------------------------------------------------------------------
@@ -283,15 +288,15 @@ def test_defaults_are_per_thread():
 
 def test_repeated_calls_plan_once():
     fc.clear_caches()
-    assert not conv._calls
+    assert not calls._calls
     first = called("forward")
-    assert len(conv._calls) == 1
-    call = next(iter(conv._calls.values()))
+    assert len(calls._calls) == 1
+    call = next(iter(calls._calls.values()))
     assert called("forward").tobytes() == first.tobytes()
-    assert next(iter(conv._calls.values())) is call
-    assert len(conv._calls) == 1
+    assert next(iter(calls._calls.values())) is call
+    assert len(calls._calls) == 1
     fc.clear_caches()
-    assert not conv._calls
+    assert not calls._calls
     assert called("forward").tobytes() == first.tobytes()
 
 

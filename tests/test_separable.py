@@ -87,7 +87,7 @@ def test_separate(height, width, terms, rtol, single):
     limit = (max(height, width) * np.finfo(kernel.dtype).eps if rtol is None else rtol) * sizes[0]
     assert len(columns) == len(rows) == max((sizes > limit).sum(), 1)
     rest = kernel - columns.astype(np.float64).T @ rows
-    assert np.linalg.norm(rest, 2) <= limit + 8 * np.finfo(kernel.dtype).eps * sizes[0]
+    assert np.linalg.norm(rest, 2) <= limit + 50 * np.finfo(kernel.dtype).eps * sizes[0]  # rounding
 
 
 def test_separate_known_kernels():

@@ -13,7 +13,8 @@ def definition(x, w, stride, crop, dilation, extra, groups):
     N, C, H, W = x.shape
     _, K, R, S = w.shape
     (sh, sw), (dh, dw), ((top, bottom), (left, right)) = stride, dilation, crop
-    y = np.zeros((N, K * groups, (H - 1) * sh + (R - 1) * dh + 1 + extra[0], (W - 1) * sw + (S - 1) * dw + 1 + extra[1]), int)
+    height, width = (H - 1) * sh + (R - 1) * dh + 1 + extra[0], (W - 1) * sw + (S - 1) * dw + 1 + extra[1]
+    y = np.zeros((N, K * groups, height, width), int)
     for n, c, p, q, k, r, s in np.ndindex(N, C, H, W, K, R, S):
         y[n, c // (C // groups) * K + k, p * sh + r * dh, q * sw + s * dw] += x[n, c, p, q] * w[c, k, r, s]
     return y[:, :, top : y.shape[2] - bottom, left : y.shape[3] - right]
@@ -73,7 +74,8 @@ def test_same_padding_gives_extent_times_stride():
         for padding in ("same", "same_lower"):
             y = fc.conv_transpose2d(x, w, stride=stride, dilation=dilation, padding=padding)
             assert y.shape == (1, 3, 4 * stride[0], 5 * stride[1])
-            whole = np.pad(definition(x, w, stride, ((0, 0), (0, 0)), dilation, (0, 0), 1), ((0, 0), (0, 0), (0, 9), (0, 9)))
+            whole = definition(x, w, stride, ((0, 0), (0, 0)), dilation, (0, 0), 1)
+            whole = np.pad(whole, ((0, 0), (0, 0), (0, 9), (0, 9)))
             starts = []
             for n, s, r, d in zip((4, 5), stride, kernel, dilation, strict=True):
                 surplus = max((n - 1) * s + (r - 1) * d + 1 - n * s, 0)
@@ -127,7 +129,7 @@ def test_empty(layout):
         ({"padding": "half"}, ValueError, "padding"),
         ({"stride": 0}, fc.ShapeError, "stride"),
         ({"stride": 2**62}, fc.ShapeError, "overflow"),
-        ({"stride": 2**25}, MemoryError, None),
+        pytest.param({"stride": 2**25}, MemoryError, None, marks=pytest.mark.slow),
         ({"bias": np.ones(2)}, fc.ShapeError, "bias"),
         ({"layout": "NCWH"}, ValueError, "layout"),
         ({"method": "quick"}, ValueError, "method"),

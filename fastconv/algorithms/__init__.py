@@ -15,11 +15,17 @@ A module has
                          be what ``pack`` gave. Arrays are checked, of the problem's compute dtype, aligned, of any
                          strides, in the order N, C, H, W, not empty; ``bias`` is contiguous, empty for none.
 
+and, where SCOPE is "tile" (fastconv.repair),
+
+    tile_extents(problem)    rows and columns of the largest tile of the result
+    tiles(plan)              two lists of slices with start, stop and step: each pair, rows and columns, is what of a
+                             plane of the result is computed together
+
 An algorithm does not know another one. Registering one is one line here; the last entry accepts every problem.
 """
 
-from fastconv.algorithms import direct, gemm, im2col, naive, separable, winograd
+from fastconv.algorithms import direct, fft, gemm, im2col, naive, separable, winograd
 
 __all__ = ["ALGORITHMS"]
 
-ALGORITHMS = (separable, winograd, gemm, im2col, direct, naive)
+ALGORITHMS = (separable, winograd, gemm, im2col, direct, fft, naive)

@@ -23,9 +23,8 @@ NAME = "gemm"
 SCOPE, ELEMENTWISE = "window", True
 
 PANELS_BYTES = 512 << 10  # packed lanes of a unit of work: half of the second cache
+PACKING = 0.35  # of the time that machine.Rates.bandwidth reckons: packing moves whole vectors
 PATCH_BYTES = 128 << 10  # of the image copied at a time, at the least
-UNITS = 4  # at the least, where the problem is large enough, so that several workers have something to do
-UNIT_FLOPS = 2e6  # of the smallest unit worth cutting
 
 
 def why_not(problem: ConvProblem) -> str | None:
@@ -48,7 +47,7 @@ def _swapped(problem: ConvProblem) -> bool:
         return True
     # Few pixels fill vectors badly: then the filters do.
     pixels = problem.N * problem.P * problem.Q
-    return problem.R * problem.S == 1 and pixels < 64 and pixels % 16 and not _patched(problem)
+    return problem.R * problem.S == 1 and pixels < 64 and pixels % 16 != 0 and not _patched(problem)
 
 
 def _padded(problem: ConvProblem) -> bool:
@@ -76,11 +75,13 @@ class _Blocks:
     worker_bytes: int
 
 
-def _blocks(problem: ConvProblem, kernel: Any) -> _Blocks:
+def _blocks(problem: ConvProblem, kernel: Any, workers: int = 1) -> _Blocks:
+    """Every element is summed in the same order however the product is cut: the cut may depend on the workers."""
     g, item = problem.groups, problem.itemsize
     filters, taps = problem.K // g, problem.C // g * problem.R * problem.S
     pixels = problem.N * problem.P * problem.Q
     rows, lanes, depth = (filters, taps, pixels) if problem.direction == "weight_grad" else (filters, pixels, taps)
+    rows, lanes, depth = (max(extent, 1) for extent in (rows, lanes, depth))  # no samples, or no channels
     if _swapped(problem):
         rows, lanes = lanes, rows
     most_depth = kernel.DEPTH_BYTES // item
@@ -88,14 +89,12 @@ def _blocks(problem: ConvProblem, kernel: Any) -> _Blocks:
     panel_bytes = kernel.TILE_BYTES * depth_block
     panels, heights = -(-lanes * item // kernel.TILE_BYTES), -(-rows // kernel.TILE_ROWS)
     lane_blocks, row_blocks = -(-panels // max(PANELS_BYTES // panel_bytes, 1)), 1
-    units = min(-(-UNITS // (g * lane_blocks)), max(int(problem.flops / UNIT_FLOPS / g), 1))
-    if problem.flops < 2e8:
-        units = min(units, 2)
-    if units > 1:  # the operand that lies across the cut is packed once more for each unit: the smaller one
-        if rows < lanes:
-            lane_blocks = min(panels, lane_blocks * units)
+    if g * lane_blocks % workers:
+        # the operand that lies across the cut is packed once more for each unit: the smaller one
+        if (rows < lanes and panels >= 4 * workers) or lane_blocks > workers:
+            lane_blocks = min(panels, up(lane_blocks, workers))
         else:
-            row_blocks = min(heights, units)
+            row_blocks = min(heights, workers)
     lane_panels = -(-panels // lane_blocks)
     patch_bytes = 0
     if _patched(problem):
@@ -141,11 +140,11 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
         flops = sum(part.flops for part in parts) * times
         return Cost(flops, moved * times, shared, worker, "gemm", max(len(parts) * times, 1))
     blocks = _blocks(problem, kernel)
-    item, lanes = problem.itemsize, kernel.TILE_BYTES // problem.itemsize
-    flops = 2 * problem.groups * blocks.rows * up(blocks.lanes, lanes) * blocks.depth
-    moved = blocks.depth * (blocks.rows * blocks.lane_blocks + blocks.lanes * blocks.row_blocks)
-    moved += blocks.rows * blocks.lanes
-    return Cost(flops, problem.groups * moved * item, 0, blocks.worker_bytes, "gemm")
+    item, panel = problem.itemsize, kernel.TILE_BYTES // problem.itemsize
+    lanes = up(blocks.lanes, panel // kernel.TILE_VECTORS)
+    flops = 2 * problem.groups * blocks.rows * lanes * blocks.depth
+    moved = blocks.depth * (blocks.rows * blocks.lane_blocks + up(blocks.lanes, panel)) + blocks.rows * blocks.lanes
+    return Cost(flops, PACKING * problem.groups * moved * item, 0, blocks.worker_bytes, "gemm")
 
 
 @dataclass(frozen=True)
@@ -156,10 +155,20 @@ class _Tables:
     kernel: Any
     prefix: str
     geometry: tuple[int, ...]
-    blocks: tuple[int, ...]
-    worker_bytes: int
+    cuts: dict[int, tuple[tuple[int, ...], int]]
+    """How the product is cut for so many workers, and the scratch of each."""
     rows: np.ndarray
     columns: np.ndarray
+
+    def cut(self, workers: int) -> tuple[tuple[int, ...], int]:
+        if workers not in self.cuts:
+            p, blocks = self.problem, _blocks(self.problem, self.kernel, workers)
+            kind = (_padded(p), _patched(p), p.layout == "NHWC", _swapped(p))
+            self.cuts[workers] = (
+                (*kind, blocks.row_blocks, blocks.lane_blocks, blocks.patch_bytes),
+                blocks.worker_bytes,
+            )
+        return self.cuts[workers]
 
 
 def _tables(problem: ConvProblem, isa: str) -> _Tables:
@@ -169,13 +178,8 @@ def _tables(problem: ConvProblem, isa: str) -> _Tables:
         g, problem.C // g, problem.K // g, problem.H, problem.W, problem.R, problem.S, problem.P, problem.Q,
         problem.padding[0][0], problem.padding[1][0], *problem.stride, *problem.dilation,
     )  # fmt: skip
-    blocks = _blocks(problem, kernel)
-    cut = (
-        _padded(problem), _patched(problem), problem.layout == "NHWC", _swapped(problem), blocks.row_blocks,
-        blocks.lane_blocks, blocks.patch_bytes,
-    )  # fmt: skip
     prefix = PREFIX[problem.compute_dtype]
-    return _Tables(problem, kernel, prefix, geometry, cut, blocks.worker_bytes, problem.rows(), problem.columns())
+    return _Tables(problem, kernel, prefix, geometry, {}, problem.rows(), problem.columns())
 
 
 def prepare(problem: ConvProblem, isa: str) -> Any:
@@ -217,26 +221,29 @@ def _turn(plan: Any, w: np.ndarray, keep: bool) -> _Turned:
 
 
 def _forward(
-    tables: _Tables, x: np.ndarray, w: np.ndarray, bias: np.ndarray, y: np.ndarray, workers: int
+    tables: _Tables, x: np.ndarray, w: np.ndarray, bias: np.ndarray, y: np.ndarray, workers: int, between: bool
 ) -> None:
-    with scratch(tables.worker_bytes * workers) as memory:
+    """``between``: what lies between the elements of y belongs to this call too, and may be written back."""
+    cut, worker_bytes = tables.cut(workers)
+    with scratch(worker_bytes * workers) as memory:
         getattr(tables.kernel, tables.prefix + "_gemm_forward")(
-            x, w, bias, y, tables.problem.compute_cval, tables.geometry, tables.blocks, tables.rows, tables.columns,
-            memory, tables.worker_bytes, workers,
+            x, w, bias, y, tables.problem.compute_cval, tables.geometry, cut, tables.rows, tables.columns,
+            memory, worker_bytes, workers, between,
         )  # fmt: skip
 
 
 def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
     problem, tables = plan.problem, plan.tables
     if problem.direction == "weight_grad":
-        with scratch(tables.worker_bytes * workers) as memory:
+        cut, worker_bytes = tables.cut(workers)
+        with scratch(worker_bytes * workers) as memory:
             getattr(tables.kernel, tables.prefix + "_gemm_weight_grad")(
-                a, b, grouped(out, problem.groups), problem.compute_cval, tables.geometry, tables.blocks, tables.rows,
-                tables.columns, memory, tables.worker_bytes, workers,
+                a, b, grouped(out, problem.groups), problem.compute_cval, tables.geometry, cut, tables.rows,
+                tables.columns, memory, worker_bytes, workers,
             )  # fmt: skip
         return
     if problem.direction == "forward":
-        _forward(tables, a, grouped(b, problem.groups), bias, out, workers)
+        _forward(tables, a, grouped(b, problem.groups), bias, out, workers, False)
         return
     turned = _turn(plan, b, False) if isinstance(b, np.ndarray) else b
     if problem.boundary == "constant":
@@ -250,12 +257,10 @@ def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, wor
             phases.fold(padded, problem, out[n : n + 1])
 
 
-def _input_grad(
-    plan: Any, dy: np.ndarray, turned: _Turned, bias: np.ndarray, dx: np.ndarray, workers: int
-) -> None:
+def _input_grad(plan: Any, dy: np.ndarray, turned: _Turned, bias: np.ndarray, dx: np.ndarray, workers: int) -> None:
     for (phase, tables), filters in zip(plan.tables, turned.filters, strict=True):
         rows, columns = phase.out
-        _forward(tables, dy, filters, bias, dx[:, :, rows, columns], workers)
+        _forward(tables, dy, filters, bias, dx[:, :, rows, columns], workers, dx.strides[3] == dx.itemsize)
     if turned.excess is not None:
         _add_excess(plan.problem, dy, turned.excess, dx)
 

@@ -21,6 +21,7 @@ NAME = "im2col"
 SCOPE, ELEMENTWISE = "window", True
 
 BLOCK_BYTES = 1 << 20  # of windows at a time
+PACKING = 0.25  # of the time that machine.Rates.bandwidth reckons: rows are copied whole
 UNITS = 4  # at the least, where the problem is large enough, so that several workers have something to do
 SUMS_BYTES = 1 << 20  # of a weight gradient in the making
 
@@ -47,7 +48,7 @@ class _Blocks:
 
 def _blocks(problem: ConvProblem, kernel: Any) -> _Blocks:
     g, taps, item = problem.groups, problem.R * problem.S, problem.itemsize
-    channels, filters = max(problem.C // g, 1), problem.K // g
+    channels, filters = problem.C // g, problem.K // g
     tile_m, tile_n = kernel.TILE_ROWS, kernel.TILE_BYTES // item
     plane = problem.P * problem.Q
     c = channels
@@ -86,7 +87,7 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
     else:
         done = filters * n_blocks * up(p * q, tile_n)
     moved = problem.N * problem.P * problem.Q * g * (4 * channels * taps + 3 * -(-channels // c) * filters) * item
-    return Cost(2 * g * channels * taps * done, moved, 0, blocks.worker_bytes, "gemm")
+    return Cost(2 * g * channels * taps * done, PACKING * moved, 0, blocks.worker_bytes, "gemm")
 
 
 @dataclass(frozen=True)

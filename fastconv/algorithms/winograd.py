@@ -257,6 +257,26 @@ def _to_tile_ends(index: np.ndarray, outputs: int, beyond: int) -> np.ndarray:
     return np.concatenate([index, np.full(length, -2)])[:length]
 
 
+def tile_extents(problem: ConvProblem) -> tuple[int, int]:
+    return (problem.H, problem.W) if _folds(problem) else (OUTPUTS, OUTPUTS)
+
+
+def tiles(plan: Any) -> tuple[list[slice], list[slice]]:
+    problem = plan.problem
+    if _folds(problem):
+        return [slice(0, problem.H, 1)], [slice(0, problem.W, 1)]
+    rows, columns = (
+        [slice(first, first + OUTPUTS * d, d) for e in range(d) for first in range(e, extent, OUTPUTS * d)]
+        for extent, d in zip(problem.out_shape[2:], problem.dilation, strict=True)
+    )
+    return rows, columns
+
+
+def _folds(problem: ConvProblem) -> bool:
+    """Do results of several tiles meet in one pixel?"""
+    return problem.direction == "input_grad" and problem.boundary != "constant"
+
+
 def _tables(problem: ConvProblem, isa: str) -> _Tables:
     found = []
     (dh, dw), taps = problem.dilation, problem.R

@@ -584,7 +584,7 @@ def separate(kernel: ArrayLike, *, rtol: float | None = None) -> tuple[np.ndarra
     kernel : array_like, (R, S)
     rtol : float, optional
         How far the sum may be from the kernel in the spectral norm, relative to the kernel's largest singular value;
-        default max(R, S) times the machine epsilon.
+        default max(R, S) times the machine epsilon. The rounding of the factors comes on top.
 
     Returns
     -------

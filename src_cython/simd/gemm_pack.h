@@ -3,6 +3,8 @@
  *   T_copy          out[i] = in[i]
  *   T_copy_every_2  out[i] = in[2*i]
  *   T_copy_runs     out[k][i] = in[offsets[k] + i*step]
+ *   T_add           out[i] += in[i]
+ *   T_put_every_2   out[2*i] = in[i], or += in[i]; what lies between is read and written back
  *   T_transpose     out[j][i] = in[i][j], in whole blocks of 4x4: both extents are rounded up, in and out must reach
  *                   that far
  *
@@ -53,12 +55,37 @@ static inline void PASTE(T, copy_every_2)(const T* in, ptrdiff_t n, T* out) {
     }
 }
 
+static inline void PASTE(T, add)(const T* in, ptrdiff_t n, T* out) {
+    ptrdiff_t i = 0;
+    for (; i + 16 < n; i += 8) *(PACK_8(T)*)(out + i) += *(const PACK_8(T)*)(in + i);
+    if (n - i >= 8) { /* both vectors are read before either is written: they may overlap */
+        const PACK_8(T) low = *(PACK_8(T)*)(out + i) + *(const PACK_8(T)*)(in + i);
+        const PACK_8(T) high = *(PACK_8(T)*)(out + n - 8) + *(const PACK_8(T)*)(in + n - 8);
+        *(PACK_8(T)*)(out + i) = low;
+        *(PACK_8(T)*)(out + n - 8) = high;
+    } else
+        for (; i < n; i++) out[i] += in[i];
+}
+
+static inline void PASTE(T, put_every_2)(const T* in, ptrdiff_t n, T* out, int add) {
+    ptrdiff_t i = 0;
+    for (; i + 8 < n; i += 8) { /* the last element has no neighbour */
+        const PACK_8(T) low = *(PACK_8(T)*)(out + 2 * i), high = *(PACK_8(T)*)(out + 2 * i + 8);
+        PACK_8(T) v = *(const PACK_8(T)*)(in + i);
+        if (add) v += __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14);
+        *(PACK_8(T)*)(out + 2 * i) = __builtin_shufflevector(low, v, 8, 1, 9, 3, 10, 5, 11, 7);
+        *(PACK_8(T)*)(out + 2 * i + 8) = __builtin_shufflevector(high, v, 12, 1, 13, 3, 14, 5, 15, 7);
+    }
+    for (; i < n; i++) out[2 * i] = in[i] + (add ? out[2 * i] : 0);
+}
+
 static void PASTE(T, copy_runs)(const T* in, const ptrdiff_t* offsets, ptrdiff_t count, ptrdiff_t step, ptrdiff_t n,
                                 T* out, ptrdiff_t ld) {
     if (step == 1 && n >= 8)
         for (ptrdiff_t k = 0; k < count; k++) {
             const T* from = in + offsets[k];
             T* to = out + k * ld;
+            if (n >= 64 && k + 2 < count) prefetch(in + offsets[k + 2], n * sizeof(T));
             for (ptrdiff_t i = 0; i < n - 8; i += 8) *(PACK_8(T)*)(to + i) = *(const PACK_8(T)*)(from + i);
             *(PACK_8(T)*)(to + n - 8) = *(const PACK_8(T)*)(from + n - 8);
         }

@@ -11,11 +11,6 @@
 #include "vector.h"
 
 #ifndef FASTCONV_ZIP
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_shufflevector)
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#endif
-#endif
 #define LOW_2 0, 2
 #define HIGH_2 1, 3
 #define LOW_4 0, 4, 1, 5
@@ -37,13 +32,7 @@
 #define FASTCONV_ZIP(half, a, b) FASTCONV_ZIP_(half, PASTE__(LANES, T), a, b)
 #define PASTE__(a, b) PASTE(a, b)
 #define FASTCONV_ZIP_(half, lanes, a, b) FASTCONV_ZIP__(PASTE(half, lanes), a, b)
-#ifdef SHUFFLE
-#define FASTCONV_ZIP__(order, a, b) SHUFFLE(a, b, order)
-#else
-typedef int32_t f32_order __attribute__((vector_size(VECTOR_BYTES)));
-typedef int64_t f64_order __attribute__((vector_size(VECTOR_BYTES)));
-#define FASTCONV_ZIP__(order, a, b) __builtin_shuffle(a, b, (PASTE__(T, order)){order})
-#endif
+#define FASTCONV_ZIP__(order, a, b) __builtin_shufflevector(a, b, order)
 #endif
 
 static inline __attribute__((always_inline)) void PASTE(T, transpose)(V(T) * v) {
