@@ -92,7 +92,8 @@ def plot_group(group: str, found: dict[str, list[Row]], machine: dict[str, Any],
     axes.grid(axis="x", which="major", color="0.75")
     axes.grid(axis="y", color="0.9")
     axes.set_title(f"fastconv, {group}: {machine['cpu']}, {machine['isa']}, {machine['workers']} worker(s)", wrap=True)
-    figure.legend(loc="outside right upper", fontsize="small", title="filled: fastconv\n~: scaled up from smaller\nproblems (some or all)")
+    title = "filled: fastconv\n~: scaled up from smaller\nproblems (some or all)"
+    figure.legend(loc="outside right upper", fontsize="small", title=title)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
