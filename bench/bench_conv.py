@@ -8,12 +8,11 @@ from dataclasses import replace
 import pytest
 from measure import Run, parametrize
 from peers import CONVOLUTION
-from workloads import CONVOLUTIONS, PROBLEMS, convolve, expected, operands, smaller_image
+from workloads import CONVOLUTIONS, PROBLEMS, convolve, expected, for_loops, operands
 
 import fastconv as fc
 from fastconv.problem import ConvProblem
 
-NAIVE_FLOPS = 2e6
 PEERS = {peer.name: peer for peer in CONVOLUTION}
 
 
@@ -52,7 +51,7 @@ def prepare(direction: str, workload: str, row: str, workers: int) -> Run:
         call, kind, details = peer.prepare(part, *operands(part), workers), peer.kind, {}
     else:
         kind = "naive" if row == "naive" else "fastconv"
-        part = smaller_image(problem, NAIVE_FLOPS) if row == "naive" else problem
+        part = for_loops(problem) if row == "naive" else problem
         a, b = operands(part)
         call, details = (lambda: convolve(part, a, b, row, workers)), {"plan": plan(part, row)}
     return Run(

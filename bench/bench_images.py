@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from measure import Run, parametrize
 from peers import IMAGES
-from workloads import random, smaller_image
+from workloads import for_loops, random, smaller_image
 
 import fastconv as fc
 from fastconv.problem import ConvProblem
 
-NAIVE_FLOPS = 1e6
 PEERS = {peer.name: peer for peer in IMAGES}
 SHARPEN = np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]], "float32")
 
@@ -72,7 +71,7 @@ def test_image(timed, workers, workload, row):
     problem = part = problem_of(workload)
     peer = PEERS.get(row)
     if peer is not None or row == "naive":
-        part = smaller_image(problem, NAIVE_FLOPS if peer is None else peer.limit)
+        part = for_loops(problem) if peer is None else smaller_image(problem, peer.limit)
     image = random("image", part.H, part.H, dtype=dtype)
     details = {"problem": problem.text, "timed": part.text}
     if peer is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from measure import Run, parametrize
+from peers import Windows, loops
 from workloads import random
 
 import fastconv as fc
@@ -70,8 +71,7 @@ def rows():
         yield workload, "auto"
         if name == "conv2d":
             yield workload, "plan, packed"
-        if name != "max_pool2d":
-            yield workload, "naive"
+        yield workload, "naive"
         for row in others:
             yield workload, row
 
@@ -85,6 +85,8 @@ def test_tiny(timed, workers, workload, row):
         plan = fc.plan_conv2d(X.shape, W.shape, workers=workers)
         packed = plan.pack(W)
         call, kind = (lambda: plan(X, packed)), "fastconv"
+    elif row == "naive" and name == "max_pool2d":
+        call, kind = loops("max")(Windows(POOLED.shape, 2, 2), POOLED, None, 1), "naive"
     else:
         call, kind = (lambda: ours(row, workers)), "naive" if row == "naive" else "fastconv"
     right = ours("auto", 1) if name == "max_pool2d" else ours("direct", 1)

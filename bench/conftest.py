@@ -96,6 +96,12 @@ def pytest_benchmark_update_machine_info(config, machine_info):
     }  # fmt: skip
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(output_json):
+    for benchmark in output_json["benchmarks"]:
+        benchmark["stats"].pop("data", None)  # every single round: megabytes that nothing here reads
+
+
 def pytest_terminal_summary(terminalreporter, config):
     rows = config.stash.get(ROWS, [])
     if not rows:

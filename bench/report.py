@@ -78,20 +78,22 @@ def plot_group(group: str, found: dict[str, list[Row]], machine: dict[str, Any],
         style: dict[str, Any] = {"marker": shape, "edgecolors": "0.2", "s": 55}
         style["facecolors"] = "0.35" if ours else "none"
         if name == AUTO:
-            style |= {"marker": "|", "facecolors": "black", "s": 500, "linewidths": 3}
+            style = {"marker": "|", "c": "black", "s": 220, "linewidths": 3}
         elif kinds[name] == "naive":
             style = {"marker": "x", "c": "0.2", "s": 55}
         scaled = any(row.scaled for same in found.values() for row in same if row.name == name)
         label = {"fastconv": "fastconv ", "peer": "", "naive": ""}[kinds[name]] + name + (" ~" if scaled else "")
         axes.scatter(*zip(*points, strict=True), label=label, zorder=3, **style)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("time of one call in ms (least of all rounds; logarithmic; left is faster)")
     axes.set_yticks(range(len(found)), [textwrap.fill(workload, 30) for workload in found])
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.grid(axis="x", which="major", color="0.75")
     axes.grid(axis="y", color="0.9")
     axes.set_title(f"fastconv, {group}: {machine['cpu']}, {machine['isa']}, {machine['workers']} worker(s)", wrap=True)
-    figure.legend(loc="outside right upper", fontsize="small", title="~ scaled up from a\nsmaller problem")
+    title = "filled: fastconv\n~: scaled up from smaller\nproblems (some or all)"
+    figure.legend(loc="outside right upper", fontsize="small", title=title)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -117,6 +119,8 @@ def plot_ratios(rows: list[Row], machine: dict[str, Any], path: Path) -> None:
         )
     axes.axvline(1, color="black")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(y=0.01)
     axes.set_xlim(min(*ratios, 1) / 1.3, max(*ratios, 1) * 3)
     axes.invert_yaxis()
     axes.set_xlabel("time of the fastest other library / time of fastconv (logarithmic; right of 1 fastconv is faster)")

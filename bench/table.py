@@ -64,7 +64,9 @@ def times(row: Row, other: Row | None) -> str:
     if other is None:
         return "-"
     ratio = other.seconds / row.seconds
-    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}"
+    if ratio < 0.1:
+        return f"{ratio:.2g}"
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:,.0f}"
 
 
 def milliseconds(row: Row) -> str:

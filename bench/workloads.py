@@ -5,6 +5,7 @@ Full-size layers come from tests/problems/*.txt by name. Data are random and the
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import replace
 from functools import lru_cache
@@ -77,16 +78,23 @@ def expected(problem: ConvProblem) -> np.ndarray:
 
 
 def smaller_image(problem: ConvProblem, flops: float) -> ConvProblem:
-    """One sample of the problem, with its image halved until it takes no more than that."""
-    problem = replace(problem, N=min(problem.N, 1))
+    """The problem with its batch, then its image, halved until it takes no more than that."""
+    while problem.flops > flops and problem.N > 1:
+        problem = replace(problem, N=problem.N // 2)
     while problem.flops > flops and (problem.H > problem.R or problem.W > problem.S):
         problem = replace(problem, H=max(problem.H // 2, problem.R), W=max(problem.W // 2, problem.S))
     return problem
 
 
 def fewer_filters(problem: ConvProblem, flops: float) -> ConvProblem:
-    """One sample of the problem, with its filters halved until it takes no more than that."""
-    problem = replace(problem, N=min(problem.N, 1))
+    """The problem with its batch, then its filters, halved until it takes no more than that."""
+    while problem.flops > flops and problem.N > 1:
+        problem = replace(problem, N=problem.N // 2)
     while problem.flops > flops and problem.groups == 1 and problem.K > 1:
         problem = replace(problem, K=problem.K // 2)
     return problem
+
+
+def for_loops(problem: ConvProblem, windows: int = 10_000) -> ConvProblem:
+    """The problem cut down to that many elements of y: what loops in Python pay for."""
+    return smaller_image(problem, problem.flops * min(1.0, windows / math.prod(problem.y_shape)))
