@@ -227,8 +227,8 @@ def _blocks(
     real, plane = lengths[0] * lengths[1] * item, lengths[0] * width * 2 * item
     source_block = max(min(sources, SOURCE_BYTES // plane), 1)
     products = sources * phases  # for each result
-    result_blocks = -(-results // max(min(results, FILTER_BYTES // max(products * plane, 1)), 1))
-    result_block = -(-results // result_blocks)
+    result_blocks = max(-(-results // max(FILTER_BYTES // max(products * plane, 1), 1)), 1)
+    result_block = max(-(-results // result_blocks), 1)
     kept = result_block * result_phases
     if problem.direction == "weight_grad":
         shared = 0
