@@ -89,7 +89,7 @@ class BuildKernels(build_ext):
             compile_args += SANITIZE
             link_args += SANITIZE[:1]
         if not self.compiles(VECTOR_PROBE, compile_args, link_args):
-            sys.exit("fastconv is written for GCC 12, Clang or newer (vector extensions); this compiler can't build them")
+            sys.exit("fastconv is written for GCC 12 or Clang (vector extensions); this compiler can't build them")
         if os.environ.get("FASTCONV_NO_OPENMP") != "1":
             for openmp_compile, openmp_link in OPENMP_FLAGS:
                 if self.compiles(OPENMP_PROBE, compile_args + openmp_compile, link_args + openmp_link):

@@ -35,14 +35,14 @@ from fastconv.ops.pool import (
 from fastconv.ops.windows import col2im, extract_windows, im2col, upsample_zeros
 from fastconv.planner import METHODS, Plan, set_method
 from fastconv.tuning import export_tuning, import_tuning, tune
-
-__version__ = "0.1.0"
+from fastconv.version import __version__
 
 __all__ = [
     "METHODS",
     "Plan",
     "ShapeError",
     "UnsupportedError",
+    "__version__",
     "avg_pool2d",
     "avg_pool2d_grad",
     "box_kernel",

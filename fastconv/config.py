@@ -11,6 +11,7 @@ import numpy as np
 
 from fastconv import machine, planner
 from fastconv.ops import call
+from fastconv.version import __version__
 
 __all__ = ["clear_caches", "show_config"]
 
@@ -27,12 +28,10 @@ def clear_caches() -> None:
 
 def show_config() -> None:
     """Print version, compiler, instruction sets built and in use, OpenMP, workers and caches."""
-    import fastconv  # not at the top: the package imports this module
-
     cpu = machine.cpu
     openmp = cpu.openmp_version()
     l1, l2, l3 = (f"{n >> 10} KiB" if n else "unknown" for n in cpu.cache_sizes())
-    print(f"fastconv {fastconv.__version__}")
+    print(f"fastconv {__version__}")
     print(f"  python {platform.python_version()}, numpy {np.__version__}, compiler {cpu.compiler()}")
     built, here = ", ".join(machine.built_isas()), ", ".join(machine.ISAS)
     print(f"  instruction sets: {built} built; {here} here; {machine.ISA} in use")

@@ -199,7 +199,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         cost = self._chosen.cost
-        if self._chosen.seconds < machine.PARALLEL_SECONDS:
+        calls = max(cost.calls, 1)  # each of them is a parallel region of its own
+        if self._chosen.seconds / calls - machine.CALL_SECONDS < machine.PARALLEL_SECONDS:
             most = 1
         elif math.isinf(self._limit) or cost.worker == 0:
             most = 1 << 20
@@ -253,6 +254,9 @@ def _plan(
     if max_workspace is None and method == "auto":
         limit = AUTO_WORKSPACE
     auto = method == "auto"
+    asked = problem
+    if not (problem.N and problem.C):  # nothing to compute: algorithms see the least problem that isn't empty
+        problem = replace(problem, N=max(problem.N, 1), C=max(problem.C, problem.groups))
     verdicts = tuple(_judge(a, problem, max_error, elementwise, limit, isa, auto) for a in ALGORITHMS)
     if auto:
         fit = [v for v in verdicts if v.refusal is None]
@@ -270,7 +274,7 @@ def _plan(
         if chosen.refusal:
             raise UnsupportedError(f"method: {method!r} can't serve {problem.text}: {chosen.refusal}")
     repairs = auto and chosen.algorithm.SCOPE == "tile"
-    return Plan(problem, isa, chosen.algorithm.prepare(problem, isa), chosen, verdicts, limit, repairs)
+    return Plan(asked, isa, chosen.algorithm.prepare(problem, isa), chosen, verdicts, limit, repairs)
 
 
 def _judge(

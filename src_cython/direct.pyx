@@ -20,7 +20,6 @@ padded with zeros, it ends, so an infinite weight meets nothing there and makes 
 Each worker has `worker_bytes` of scratch, 64-byte aligned; workers == 1 never enters a parallel region.
 """
 
-cimport cython
 from cython.parallel cimport prange, threadid
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t

@@ -25,7 +25,6 @@ settles, so its bytes depend neither on how C is cut into units of work nor on t
 Each worker has `worker_bytes` of scratch, 64-byte aligned; workers == 1 never enters a parallel region.
 """
 
-cimport cython
 from cython.parallel cimport prange, threadid
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
@@ -520,6 +519,7 @@ cdef struct Output:
     const char* bias  # of each row, or of each lane; NULL for none
     bint lane_bias
     bint add  # to what is there
+    bint between  # elements between those written are the call's own: they may be read and written back
 
 
 cdef inline void tile(Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t depth, const summand* a, const summand* b,
@@ -556,13 +556,14 @@ cdef void put(const Output* c, Place row, Place lane, Py_ssize_t rows, Py_ssize_
         while j < count:
             n = min(count - j, inner.extent[2] - along.i[2])
             out = <summand*>c.data + dot(outer.stride, &at) + dot(inner.stride, &along)
-            add_piece(sums + i * ld + j, n, out, step, start == NULL)
+            add_piece(sums + i * ld + j, n, out, step, start == NULL, c.between)
             move(inner, &along, n)
             j += n
         move(outer, &at, 1)
 
 
-cdef inline void add_piece(const summand* sums, Py_ssize_t n, summand* out, Py_ssize_t step, bint add) noexcept nogil:
+cdef inline void add_piece(const summand* sums, Py_ssize_t n, summand* out, Py_ssize_t step, bint add,
+                           bint between) noexcept nogil:
     cdef Py_ssize_t i
     if step == 1:
         if add:
@@ -574,7 +575,7 @@ cdef inline void add_piece(const summand* sums, Py_ssize_t n, summand* out, Py_s
                 u64_add(sums, n, out)
         else:
             copy(sums, 1, n, out)
-    elif step == 2:
+    elif step == 2 and between:
         if summand is float:
             f32_put_every_2(sums, n, out, add)
         elif summand is double:
@@ -670,7 +671,7 @@ cdef inline void bias_of(const Output* c, Py_ssize_t first, Py_ssize_t n, bint w
 cdef struct Task:
     Py_ssize_t N, groups, C, K  # channels and filters of one group
     Geometry g
-    bint padded, patched, channels_last, swapped
+    bint padded, patched, channels_last, swapped, between
     Py_ssize_t row_blocks, lane_blocks, patch_bytes
 
 
@@ -754,6 +755,7 @@ cdef void forward_unit(Py_ssize_t unit, const Task* t, const summand* x, const P
     merge(&weights.depth)
     out.data, out.add, out.lane_bias = <char*>(y + g * t.K * ys[1]), False, t.swapped and bias != NULL
     out.bias = <const char*>(bias + g * t.K) if bias != NULL else NULL
+    out.between = t.between
     out.row, out.lane = filters_axis(t.K, ys[1]), pixels_axis(t, ys[0], ys[2], ys[3])
     merge(&out.lane)
     if t.swapped:
@@ -774,6 +776,7 @@ cdef void weight_unit(Py_ssize_t unit, const Task* t, const summand* x, const Py
     gradient.item, gradient.depth = filters_axis(t.K, ys[1]), pixels_axis(t, ys[0], ys[2], ys[3])
     merge(&gradient.depth)
     out.data, out.add, out.lane_bias, out.bias = <char*>(dw + g * ws[0]), False, False, NULL
+    out.between = False
     out.row, out.lane = filters_axis(t.K, ws[1]), taps_axis(t, ws[2], ws[3], ws[4])
     merge(&out.lane)
     if t.swapped:
@@ -809,7 +812,7 @@ cdef void gemm_weight_grad(Task t, const summand* x, const Py_ssize_t* xs, summa
 
 cdef Task gemm_task(Py_ssize_t N, tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns) except *:
     cdef Task t
-    t.N = N
+    t.N, t.between = N, False
     (t.groups, t.C, t.K, t.g.H, t.g.W, t.g.R, t.g.S, t.g.P, t.g.Q, t.g.top, t.g.left, t.g.sh, t.g.sw, t.g.dh,
      t.g.dw) = geometry
     t.padded, t.patched, t.channels_last, t.swapped, t.row_blocks, t.lane_blocks, t.patch_bytes = blocks
@@ -913,6 +916,7 @@ cdef inline Matrix plain(const summand* data, Axis item, Axis depth) noexcept no
 cdef inline Output into(summand* data, Axis row, Axis lane, const summand* bias, bint add) noexcept nogil:
     cdef Output c
     c.data, c.row, c.lane, c.bias, c.lane_bias, c.add = <char*>data, row, lane, <const char*>bias, False, add
+    c.between = False
     return c
 
 
@@ -1041,9 +1045,10 @@ cdef Columns columns_task(tuple geometry, tuple blocks, const int64_t[::1] rows,
 
 def f32_gemm_forward(const float[:, :, :, :] x, const float[:, :, :, :, :] w, const float[::1] bias, float[:, :, :, :] y, float cval,
                      tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
-                     uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+                     uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers, bint between):
     cdef Task t = gemm_task(x.shape[0], geometry, blocks, rows, columns)
     cdef Strides xs = elements(x.strides, 4, 4), ys = elements(y.strides, 4, 4), ws = elements(w.strides, 5, 4)
+    t.between = between
     with nogil:
         gemm_forward[float](t, &x[0, 0, 0, 0], xs.of, cval, &w[0, 0, 0, 0, 0], ws.of, &bias[0] if bias.shape[0] else NULL,
                      &y[0, 0, 0, 0], ys.of, <char*>&scratch[0], worker_bytes, workers)
@@ -1104,9 +1109,10 @@ def f32_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float
 
 def f64_gemm_forward(const double[:, :, :, :] x, const double[:, :, :, :, :] w, const double[::1] bias, double[:, :, :, :] y, double cval,
                      tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
-                     uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+                     uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers, bint between):
     cdef Task t = gemm_task(x.shape[0], geometry, blocks, rows, columns)
     cdef Strides xs = elements(x.strides, 4, 8), ys = elements(y.strides, 4, 8), ws = elements(w.strides, 5, 8)
+    t.between = between
     with nogil:
         gemm_forward[double](t, &x[0, 0, 0, 0], xs.of, cval, &w[0, 0, 0, 0, 0], ws.of, &bias[0] if bias.shape[0] else NULL,
                      &y[0, 0, 0, 0], ys.of, <char*>&scratch[0], worker_bytes, workers)
@@ -1167,9 +1173,10 @@ def f64_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy, dou
 
 def u64_gemm_forward(const uint64_t[:, :, :, :] x, const uint64_t[:, :, :, :, :] w, const uint64_t[::1] bias, uint64_t[:, :, :, :] y, uint64_t cval,
                      tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
-                     uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+                     uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers, bint between):
     cdef Task t = gemm_task(x.shape[0], geometry, blocks, rows, columns)
     cdef Strides xs = elements(x.strides, 4, 8), ys = elements(y.strides, 4, 8), ws = elements(w.strides, 5, 8)
+    t.between = between
     with nogil:
         gemm_forward[uint64_t](t, &x[0, 0, 0, 0], xs.of, cval, &w[0, 0, 0, 0, 0], ws.of, &bias[0] if bias.shape[0] else NULL,
                      &y[0, 0, 0, 0], ys.of, <char*>&scratch[0], worker_bytes, workers)

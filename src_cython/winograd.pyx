@@ -19,7 +19,6 @@ zero. Weight gradients use the same tiles of x and tiles of dy, which play the f
 Each worker has `worker_bytes` of scratch, 64-byte aligned; workers == 1 never enters a parallel region.
 """
 
-cimport cython
 from cython.parallel cimport prange, threadid
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint8_t

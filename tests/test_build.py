@@ -74,7 +74,7 @@ def test_every_isa_here_has_its_kernels():
 
 
 def test_import_is_light(tmp_path):
-    heavy = ("scipy", "matplotlib", "tqdm", "torch", "cv2", "skimage")
+    heavy = ("scipy", "matplotlib", "tqdm", "torch", "cv2", "skimage", "PIL")
     result = run(f"import sys, fastconv; print([name for name in {heavy} if name in sys.modules])", tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[]"

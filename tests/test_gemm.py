@@ -24,7 +24,10 @@ def check(x, w, bias=None, **options):
                 y, same = (fc.conv2d(x, w, bias, method=m, workers=workers, **options) for m in ("gemm", "naive"))
                 np.testing.assert_array_equal(y, same)
                 dy = integers(*y.shape, dtype=x.dtype)
-                for gradient, args in ((fc.conv2d_input_grad, (dy, w, x.shape)), (fc.conv2d_weight_grad, (x, dy, w.shape))):
+                for gradient, args in (
+                    (fc.conv2d_input_grad, (dy, w, x.shape)),
+                    (fc.conv2d_weight_grad, (x, dy, w.shape)),
+                ):
                     got, want = (gradient(*args, method=m, workers=workers, **options) for m in ("gemm", "naive"))
                     np.testing.assert_array_equal(got, want)
     fc.clear_caches()
@@ -82,6 +85,16 @@ def test_weights_that_are_not_finite_meet_no_padding(boundary, stride):
     with np.errstate(invalid="ignore"):
         got, want = (fc.conv2d_input_grad(dy, w, (2, 3, 6, 5), method=m, **options) for m in ("gemm", "naive"))
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_elements_between_those_of_out_are_left_alone(stride):
+    x, w = integers(1, 4, 9, 40), integers(15, 4, 3, 3)
+    y = fc.conv2d(x, w, stride=stride, method="gemm")
+    room = np.full((*y.shape[:3], 2 * y.shape[3]), 7, np.float32)
+    fc.conv2d(x, w, stride=stride, method="gemm", out=room[..., ::2])
+    np.testing.assert_array_equal(room[..., ::2], y)
+    assert (room[..., 1::2] == 7).all()
 
 
 def test_packed_weights():

@@ -201,11 +201,11 @@ def test_windows_are_two_dimensional_and_complete():
 def test_columns_of_different_samples_do_not_mix():
     x, w, dy = integers(3, 2, 5, 5), integers(4, 2, 3, 3), integers(3, 4, 3, 3)
     columns = fc.im2col(x, 3)
-    np.testing.assert_array_equal((w.reshape(4, -1) @ columns).reshape(3, 4, 3, 3), fc.conv2d(x, w))
+    np.testing.assert_array_equal((w.reshape(4, -1) @ columns).reshape(3, 4, 3, 3), fc.conv2d(x, w, method="direct"))
     dw = sum(dy[n].reshape(4, -1) @ columns[n].T for n in range(3)).reshape(w.shape)
-    np.testing.assert_array_equal(dw, fc.conv2d_weight_grad(x, dy, w.shape))
+    np.testing.assert_array_equal(dw, fc.conv2d_weight_grad(x, dy, w.shape, method="direct"))
     dx = fc.col2im(w.reshape(4, -1).T @ dy.reshape(3, 4, -1), x.shape, 3)
-    np.testing.assert_array_equal(dx, fc.conv2d_input_grad(dy, w, x.shape))
+    np.testing.assert_array_equal(dx, fc.conv2d_input_grad(dy, w, x.shape, method="direct"))
 
 
 # --- pooling ---------------------------------------------------------------------------------------

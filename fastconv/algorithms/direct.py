@@ -51,7 +51,7 @@ class _Blocks:
 
 def _blocks(problem: ConvProblem, kernel: Any) -> _Blocks:
     forward = problem.direction == "forward"
-    channels, filters_all = max(problem.C // problem.groups, 1), problem.K // problem.groups
+    channels, filters_all = problem.C // problem.groups, problem.K // problem.groups
     lanes = kernel.BYTES // problem.itemsize
     (sh, sw), (dh, dw) = problem.stride, problem.dilation
     filters = (1 if filters_all == 1 else kernel.FILTERS) if forward else kernel.DOT_FILTERS

@@ -47,7 +47,7 @@ def _swapped(problem: ConvProblem) -> bool:
         return True
     # Few pixels fill vectors badly: then the filters do.
     pixels = problem.N * problem.P * problem.Q
-    return problem.R * problem.S == 1 and pixels < 64 and pixels % 16 and not _patched(problem)
+    return problem.R * problem.S == 1 and pixels < 64 and pixels % 16 != 0 and not _patched(problem)
 
 
 def _padded(problem: ConvProblem) -> bool:
@@ -78,8 +78,8 @@ class _Blocks:
 def _blocks(problem: ConvProblem, kernel: Any, workers: int = 1) -> _Blocks:
     """Every element is summed in the same order however the product is cut: the cut may depend on the workers."""
     g, item = problem.groups, problem.itemsize
-    filters, taps = problem.K // g, problem.C // g * problem.R * problem.S
-    pixels = problem.N * problem.P * problem.Q
+    filters, taps = problem.K // g, max(problem.C // g, 1) * problem.R * problem.S
+    pixels = max(problem.N, 1) * problem.P * problem.Q
     rows, lanes, depth = (filters, taps, pixels) if problem.direction == "weight_grad" else (filters, pixels, taps)
     rows, lanes, depth = (max(extent, 1) for extent in (rows, lanes, depth))  # no samples, or no channels
     if _swapped(problem):
@@ -91,7 +91,7 @@ def _blocks(problem: ConvProblem, kernel: Any, workers: int = 1) -> _Blocks:
     lane_blocks, row_blocks = -(-panels // max(PANELS_BYTES // panel_bytes, 1)), 1
     if g * lane_blocks % workers:
         # the operand that lies across the cut is packed once more for each unit: the smaller one
-        if rows < lanes and panels >= 4 * workers or lane_blocks > workers:
+        if (rows < lanes and panels >= 4 * workers) or lane_blocks > workers:
             lane_blocks = min(panels, up(lane_blocks, workers))
         else:
             row_blocks = min(heights, workers)
@@ -221,13 +221,14 @@ def _turn(plan: Any, w: np.ndarray, keep: bool) -> _Turned:
 
 
 def _forward(
-    tables: _Tables, x: np.ndarray, w: np.ndarray, bias: np.ndarray, y: np.ndarray, workers: int
+    tables: _Tables, x: np.ndarray, w: np.ndarray, bias: np.ndarray, y: np.ndarray, workers: int, between: bool
 ) -> None:
+    """``between``: what lies between the elements of y belongs to this call too, and may be written back."""
     cut, worker_bytes = tables.cut(workers)
     with scratch(worker_bytes * workers) as memory:
         getattr(tables.kernel, tables.prefix + "_gemm_forward")(
             x, w, bias, y, tables.problem.compute_cval, tables.geometry, cut, tables.rows, tables.columns,
-            memory, worker_bytes, workers,
+            memory, worker_bytes, workers, between,
         )  # fmt: skip
 
 
@@ -242,7 +243,7 @@ def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, wor
             )  # fmt: skip
         return
     if problem.direction == "forward":
-        _forward(tables, a, grouped(b, problem.groups), bias, out, workers)
+        _forward(tables, a, grouped(b, problem.groups), bias, out, workers, False)
         return
     turned = _turn(plan, b, False) if isinstance(b, np.ndarray) else b
     if problem.boundary == "constant":
@@ -256,12 +257,10 @@ def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, wor
             phases.fold(padded, problem, out[n : n + 1])
 
 
-def _input_grad(
-    plan: Any, dy: np.ndarray, turned: _Turned, bias: np.ndarray, dx: np.ndarray, workers: int
-) -> None:
+def _input_grad(plan: Any, dy: np.ndarray, turned: _Turned, bias: np.ndarray, dx: np.ndarray, workers: int) -> None:
     for (phase, tables), filters in zip(plan.tables, turned.filters, strict=True):
         rows, columns = phase.out
-        _forward(tables, dy, filters, bias, dx[:, :, rows, columns], workers)
+        _forward(tables, dy, filters, bias, dx[:, :, rows, columns], workers, dx.strides[3] == dx.itemsize)
     if turned.excess is not None:
         _add_excess(plan.problem, dy, turned.excess, dx)
 

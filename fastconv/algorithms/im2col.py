@@ -48,7 +48,7 @@ class _Blocks:
 
 def _blocks(problem: ConvProblem, kernel: Any) -> _Blocks:
     g, taps, item = problem.groups, problem.R * problem.S, problem.itemsize
-    channels, filters = max(problem.C // g, 1), problem.K // g
+    channels, filters = problem.C // g, problem.K // g
     tile_m, tile_n = kernel.TILE_ROWS, kernel.TILE_BYTES // item
     plane = problem.P * problem.Q
     c = channels

@@ -34,8 +34,6 @@ class Phase:
 
 def phases(problem: ConvProblem) -> list[Phase]:
     """The phases that have taps. With a boundary other than constant, of the gradient of the whole padded image."""
-    if problem.C == 0:  # dx is empty
-        return []
     axes = []
     for axis in range(2):
         extent, before = (problem.H, problem.W)[axis], problem.padding[axis][0]
