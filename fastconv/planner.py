@@ -135,6 +135,11 @@ class Plan:
         return self._chosen.workspace
 
     @property
+    def seconds(self) -> float:
+        """What a call with one worker is reckoned to take, or was measured to (``tune``)."""
+        return self._chosen.seconds
+
+    @property
     def flops(self) -> int:
         """Two for each multiply-add of the direct sum, whatever the method."""
         return self.problem.flops

@@ -27,7 +27,7 @@ runtime=$(realpath "$runtime") # a linker script or symbolic link can't be prelo
 "$python" -m venv "$work/venv"
 FASTCONV_SANITIZE=1 CC=$compiler "$work/venv/bin/pip" install --quiet --disable-pip-version-check ".[test]"
 
-[ $# -gt 0 ] || set -- -q -m "not slow and not processes"
+[ $# -gt 0 ] || set -- -q -m "not slow and not processes" --ignore-glob="*test_nn*" --ignore-glob="*test_cli*"
 # A size that can't be had must come back as MemoryError, and the interpreter's own leaks are none of ours.
 LD_PRELOAD=$runtime \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \

@@ -437,9 +437,9 @@ def conv2d_backward(
     # Both problems are checked whatever is needed, so that a wrong argument never depends on `needs`.
     input_call = _prepared("input_grad", dy, w, x.shape, listed)
     weight_call = _prepared("weight_grad", x, dy, w.shape, listed)
+    db = _bias_grad(dy, check.check_layout(layout), input_call) if wants[2] else None  # can refuse: so it comes first
     dx = input_call(dy, w, None, None, workers) if wants[0] else None
     dw = weight_call(x, dy, None, None, workers) if wants[1] else None
-    db = _bias_grad(dy, check.check_layout(layout), input_call) if wants[2] else None
     return dx, dw, db
 
 
