@@ -237,7 +237,7 @@ def _blocks(
         shared = 0
         room = max(source_block, kept) * real + kept * plane + 2 * ALIGNED
         sums, inverse = kept * products * plane, products * taps[0] * lengths[1] * item
-        worker = sums + room + kept * plane + max((source_block + kept) * plane, source_block * 2 * plane, inverse)
+        worker = sums + room + kept * plane + max((source_block + kept) * plane, source_block * 2 * plane, 2 * inverse)
         # transforms of a tile: of the results' dy, and of x anew for each block of them
         transforms: float = results + products * result_blocks
         calls = result_blocks * (3 + 4 * -(-sources // source_block) * phases + products / 2)
@@ -250,7 +250,8 @@ def _blocks(
         transforms = sources * source_phases * result_blocks + results * result_phases
         reads = 4 * -(-sources // source_block) * source_phases
         calls = result_blocks * (3 + reads + result_phases + sources * source_phases / 2)
-    worker += 64 * max(lengths) * item + SMALL_BYTES  # where vectors of rows or columns are transformed; the rest
+    # Where NumPy buffers operands of multiply and add, where vectors of rows or columns are transformed, and the rest.
+    worker += 3 * min(np.getbufsize() * 2 * item, kept * plane) + 64 * max(lengths) * item + SMALL_BYTES
     flops = problem.groups * (transforms * _transform_flops(lengths, plane) + products * results * plane / item * 4)
     return _Tiling(
         lengths, extents, tiles, sources, results, source_phases, result_phases, source_block, result_block,
