@@ -298,7 +298,7 @@ def _judge(
     if repairs and algorithm.SCOPE == "tile":
         part, scratch = repair.largest_part(problem, algorithm.tile_extents(problem))
         again = _judge(_DIRECT, part, None, False, math.inf, isa, False).workspace + scratch
-        cost = replace(cost, shared=max(cost.shared, again - cost.worker))
+        cost = replace(cost, shared=cost.shared + again)  # added: scratch is kept when the method is done
     if max_error is not None and not bound <= max_error:
         refusal = f"its error_bound is {bound:.2e}, max_error {max_error:.2e}"
     elif elementwise and not algorithm.ELEMENTWISE:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import machine, planner
-from fastconv.config import clear_caches
+from fastconv.ops import call
 from fastconv.problem import ConvProblem
 
 __all__ = ["export_tuning", "import_tuning", "tune"]
@@ -77,8 +77,14 @@ def tune(*plans: planner.Plan) -> tuple[Times, ...]:
     measured = tuple(_measure(plan) for plan in plans)
     for plan, times in zip(plans, measured, strict=True):
         planner.add_tuning(plan.problem.text, plan.isa, times)
-    clear_caches()
+    _forget_plans()
     return measured
+
+
+def _forget_plans() -> None:
+    """So that calls are planned anew."""
+    call.clear_calls()
+    planner.clear_plans()
 
 
 def _measure(plan: planner.Plan) -> Times:
@@ -93,13 +99,13 @@ def _measure(plan: planner.Plan) -> Times:
     }
 
 
-def _time(call: Callable[[], None]) -> float:
+def _time(run: Callable[[], None]) -> float:
     """The least of a few runs, after one to warm up."""
-    call()
+    run()
     times: list[float] = []
     while len(times) < REPEATS and (not times or sum(times) < SECONDS):
         start = time.perf_counter()
-        call()
+        run()
         times.append(time.perf_counter() - start)
     return max(min(times), 1e-9)
 
@@ -234,7 +240,7 @@ def import_tuning(path: str | os.PathLike) -> int:
             planner.add_tuning(problem, isa, times)
         else:
             _elsewhere[name, isa, problem] = times
-    clear_caches()
+    _forget_plans()
     return own
 
 

@@ -218,6 +218,7 @@ def test_scratch_is_as_reported(line, direction):
     a, b = operands(problem, np.random.default_rng(5))
     run(plan, a, b)  # imports, plans and tables are made once
     out = np.empty(problem.out_shape, a.dtype)
+    fastconv.machine.clear_scratch()
     tracemalloc.start()
     try:
         plan.run(a, b, NO_BIAS[a.dtype.name], out, 1)
@@ -322,6 +323,7 @@ def test_scratch_covers_the_repair(direction, chosen):
     a[:] = np.nan
     run(plan, a, b)
     out = np.empty(problem.out_shape, a.dtype)
+    fastconv.machine.clear_scratch()
     tracemalloc.start()
     try:
         plan.run(a, b, NO_BIAS[a.dtype.name], out, 1)

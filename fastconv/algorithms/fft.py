@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.common import Cost, grouped
+from fastconv.algorithms.common import Cost, grouped, scratch, up
 from fastconv.boundary import most_repeats
 from fastconv.problem import ConvProblem
 
@@ -44,6 +44,7 @@ FILTER_BYTES = 16 << 20  # of the filters' spectra (weight gradients: of the sum
 SOURCE_BYTES = 1 << 20  # of channels transformed at a time
 CACHED_BYTES = 2 << 20  # planes larger than this are transformed at half the speed
 SMALL_BYTES = 32 << 10  # of Python objects and transform plans
+ALIGNED = 64  # bytes
 PIECES = 4  # of a weight gradient's tiles, so that several workers have something to do
 CALL_FLOPS = 1e5  # what could be computed while one small array is handled
 TRANSFORM_ERROR = 4.0  # see error_bound
@@ -179,6 +180,8 @@ class _Tiling:
     result_blocks: int
     shared: int
     """Bytes, but for a weight gradient's pieces."""
+    room: int
+    """Bytes of a worker's arrays that are used again and again."""
     worker: int
     flops: float
     """Of one tile."""
@@ -227,29 +230,32 @@ def _blocks(
     real, plane = lengths[0] * lengths[1] * item, lengths[0] * width * 2 * item
     source_block = max(min(sources, SOURCE_BYTES // plane), 1)
     products = sources * phases  # for each result
-    result_blocks = -(-results // max(min(results, FILTER_BYTES // max(products * plane, 1)), 1))
-    result_block = -(-results // result_blocks)
+    result_blocks = max(-(-results // max(FILTER_BYTES // max(products * plane, 1), 1)), 1)
+    result_block = max(-(-results // result_blocks), 1)
     kept = result_block * result_phases
     if problem.direction == "weight_grad":
         shared = 0
+        room = max(source_block, kept) * real + kept * plane + 2 * ALIGNED
         sums, inverse = kept * products * plane, products * taps[0] * lengths[1] * item
-        worker = sums + kept * (2 * plane + real) + max(source_block * (real + 2 * plane), inverse)
+        worker = sums + room + kept * plane + max((source_block + kept) * plane, source_block * 2 * plane, 2 * inverse)
         # transforms of a tile: of the results' dy, and of x anew for each block of them
         transforms: float = results + products * result_blocks
         calls = result_blocks * (3 + 4 * -(-sources // source_block) * phases + products / 2)
     else:
         shared = kept * products * plane // result_phases
-        stage = source_block * taps[0] * (lengths[1] + 2 * width) * item + plane
+        room = source_block * real + 2 * kept * plane + 3 * ALIGNED
+        stage = 2 * source_block * taps[0] * width * item + plane
         inverse = kept * extents[0] * lengths[1] * item
-        worker = max(stage, source_block * (real + 2 * plane) + 2 * kept * plane + inverse)
+        worker = max(room + source_block * 2 * plane + inverse, room + stage)
         transforms = sources * source_phases * result_blocks + results * result_phases
         reads = 4 * -(-sources // source_block) * source_phases
         calls = result_blocks * (3 + reads + result_phases + sources * source_phases / 2)
-    worker += 64 * max(lengths) * item + SMALL_BYTES  # where vectors of rows or columns are transformed; the rest
+    # Where NumPy buffers operands of multiply and add, where vectors of rows or columns are transformed, and the rest.
+    worker += 3 * min(np.getbufsize() * 2 * item, kept * plane) + 64 * max(lengths) * item + SMALL_BYTES
     flops = problem.groups * (transforms * _transform_flops(lengths, plane) + products * results * plane / item * 4)
     return _Tiling(
         lengths, extents, tiles, sources, results, source_phases, result_phases, source_block, result_block,
-        result_blocks, shared, worker, flops, problem.groups * calls,
+        result_blocks, shared, room, worker, flops, problem.groups * calls,
     )  # fmt: skip
 
 
@@ -387,13 +393,14 @@ def _back(spectra: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return fft.irfft(fft.ifft(spectra, axis=-2, overwrite_x=True, workers=1)[..., :rows, :], n=columns, workers=1)
 
 
-def _each(task: Callable[[int], None], count: int, workers: int) -> None:
-    """Do the tasks 0 to count - 1, by so many threads."""
+def _each(task: Callable[[int, np.ndarray], None], count: int, workers: int, nbytes: int) -> None:
+    """Do the tasks 0 to count - 1 by so many threads, each with so many bytes of scratch."""
 
     def some(first: int) -> None:
-        with np.errstate(all="ignore"):  # NaN, infinities and overflow are results like others
+        # NaN, infinities and overflow are results like others
+        with np.errstate(all="ignore"), scratch(nbytes) as memory:
             for i in range(first, count, workers):
-                task(i)
+                task(i, memory)
 
     workers = max(min(workers, count), 1)
     if workers == 1:
@@ -402,6 +409,15 @@ def _each(task: Callable[[int], None], count: int, workers: int) -> None:
     with ThreadPoolExecutor(workers) as pool:
         for done in [pool.submit(some, first) for first in range(workers)]:
             done.result()
+
+
+def _arrays(memory: np.ndarray, *wanted: tuple[tuple[int, ...], np.dtype]) -> Iterator[np.ndarray]:
+    """Arrays of these shapes and dtypes, one after the other in scratch memory, contents arbitrary."""
+    start = 0
+    for shape, dtype in wanted:
+        nbytes = math.prod(shape) * dtype.itemsize
+        yield memory[start : start + nbytes].view(dtype).reshape(shape)
+        start += up(nbytes, ALIGNED)
 
 
 # --- the operations --------------------------------------------------------------------------------
@@ -480,12 +496,13 @@ def _filter_spectra(plan: Any, filters: np.ndarray, spectra: np.ndarray, workers
         len(filters), tiling.result_phases, tiling.sources, tiling.source_phases, *spectra.shape[2:]
     )
 
-    def one(i: int) -> None:
+    def one(i: int, memory: np.ndarray) -> None:
         k, first = divmod(i, blocks)
         block = slice(first * tiling.source_block, (first + 1) * tiling.source_block)
         for t, taps in enumerate(tables.taps):
             part = filters[k, block, taps[0], taps[1]]
-            stage = np.zeros((len(part), rows, tiling.lengths[1]), part.dtype)
+            (stage,) = _arrays(memory, ((len(part), rows, tiling.lengths[1]), part.dtype))
+            stage.fill(0)
             if turned:  # to the right of the longest phase's taps, where all phases read the same tile
                 stage[:, rows - part.shape[1] :, columns - part.shape[2] : columns] = part[..., ::-1, ::-1]
             else:
@@ -495,24 +512,34 @@ def _filter_spectra(plan: Any, filters: np.ndarray, spectra: np.ndarray, workers
             target[:, rows:] = 0
             np.conjugate(fft.fft(target, axis=-2, overwrite_x=True, workers=1), out=target)
 
-    _each(one, len(filters) * blocks, workers)
+    _each(one, len(filters) * blocks, workers, tiling.room)
 
 
-def _correlate(plan: Any, source: np.ndarray, spectra: np.ndarray, rows: _Strip, columns: _Strip) -> np.ndarray:
+def _correlate(
+    plan: Any, source: np.ndarray, spectra: np.ndarray, rows: _Strip, columns: _Strip, memory: np.ndarray
+) -> np.ndarray:
     """One tile of one sample: each result the sum over sources and their tap phases."""
     problem, tiling = plan.problem, plan.tables.tiling
     beyond = problem.compute_cval if problem.direction == "forward" else 0.0
-    sums = np.zeros((len(spectra), *tiling.spectrum), spectra.dtype)
-    products = np.empty_like(sums)
-    tiles = np.empty((tiling.source_block, *tiling.lengths), source.dtype)
+    shape = (len(spectra), *tiling.spectrum)
+    tiles, sums, products = _arrays(
+        memory,
+        ((tiling.source_block, *tiling.lengths), source.dtype),
+        (shape, spectra.dtype),
+        (shape, spectra.dtype),
+    )
     for first in range(0, tiling.sources, tiling.source_block):
         block = source[first : first + tiling.source_block]
         tile = tiles[: len(block)]
         for t, (h, w) in enumerate(itertools.product(rows.reads, columns.reads)):
             _gather(tile, block, h, w, beyond)
             for i, spectrum in enumerate(_transform(tile), first):
-                np.multiply(spectrum, spectra[:, i * tiling.source_phases + t], out=products)
-                sums += products
+                filters = spectra[:, i * tiling.source_phases + t]
+                if i == t == 0:
+                    np.multiply(spectrum, filters, out=sums)
+                else:
+                    np.multiply(spectrum, filters, out=products)
+                    np.add(sums, products, out=sums)
     return _back(sums, tiling.extents[0], tiling.lengths[1])
 
 
@@ -521,21 +548,21 @@ def _convolve(plan: Any, source: np.ndarray, b: np.ndarray, bias: np.ndarray, ou
     problem, tables = plan.problem, plan.tables
     tiling, phases = tables.tiling, tables.tiling.result_phases
     out[...] = bias[:, None, None] if bias.size else 0
-    filters = None
-    if not np.iscomplexobj(b):
-        filters = _filters(plan, b)
-        shape = (tiling.result_block * phases, tiling.sources * tiling.source_phases, *tiling.spectrum)
-        memory = np.empty(shape, np.result_type(out.dtype, np.complex64))
-    for g, first in itertools.product(range(problem.groups), range(0, tiling.results, tiling.result_block)):
-        last = min(first + tiling.result_block, tiling.results)
-        if filters is None:
-            spectra = b[g, first * phases : last * phases]
-        else:
-            spectra = memory[: (last - first) * phases]
-            _filter_spectra(plan, filters[g, first:last], spectra, workers)
-        sources = source[:, g * tiling.sources : (g + 1) * tiling.sources]
-        results = out[:, g * tiling.results + first : g * tiling.results + last]
-        _add_correlations(plan, sources, spectra, results, workers)
+    filters = None if np.iscomplexobj(b) else _filters(plan, b)
+    shape = (tiling.result_block * phases, tiling.sources * tiling.source_phases, *tiling.spectrum)
+    with scratch(0 if filters is None else tiling.shared) as memory:
+        if filters is not None:
+            (room,) = _arrays(memory, (shape, np.result_type(out.dtype, np.complex64)))
+        for g, first in itertools.product(range(problem.groups), range(0, tiling.results, tiling.result_block)):
+            last = min(first + tiling.result_block, tiling.results)
+            if filters is None:
+                spectra = b[g, first * phases : last * phases]
+            else:
+                spectra = room[: (last - first) * phases]
+                _filter_spectra(plan, filters[g, first:last], spectra, workers)
+            sources = source[:, g * tiling.sources : (g + 1) * tiling.sources]
+            results = out[:, g * tiling.results + first : g * tiling.results + last]
+            _add_correlations(plan, sources, spectra, results, workers)
 
 
 def _add_correlations(plan: Any, sources: np.ndarray, spectra: np.ndarray, results: np.ndarray, workers: int) -> None:
@@ -543,20 +570,20 @@ def _add_correlations(plan: Any, sources: np.ndarray, spectra: np.ndarray, resul
     problem, tables = plan.problem, plan.tables
     tiles = tables.tiling.tiles
 
-    def tile(i: int) -> None:
+    def tile(i: int, memory: np.ndarray) -> None:
         n, rows, columns = _tile(tables, i)
-        values = _correlate(plan, sources[n], spectra, rows, columns)
+        values = _correlate(plan, sources[n], spectra, rows, columns, memory)
         for t, (h, w) in enumerate(itertools.product(rows.writes, columns.writes)):
             _scatter(results[n], values[t :: tables.tiling.result_phases], h, w)
 
-    def sample(n: int) -> None:
+    def sample(n: int, memory: np.ndarray) -> None:
         for i in range(n * tiles, (n + 1) * tiles):
-            tile(i)
+            tile(i, memory)
 
     if _folds(problem):
-        _each(sample, problem.N, workers)  # its tiles meet in pixels of the border
+        _each(sample, problem.N, workers, tables.tiling.room)  # its tiles meet in pixels of the border
     else:
-        _each(tile, problem.N * tiles, workers)
+        _each(tile, problem.N * tiles, workers, tables.tiling.room)
 
 
 def _weight_grad(plan: Any, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, workers: int) -> None:
@@ -581,30 +608,32 @@ def _weight_grad_parts(plan: Any, x: np.ndarray, dy: np.ndarray, parts: np.ndarr
     tiling, pieces = tables.tiling, len(parts)
     tiles = len(x) * tiling.tiles
 
-    def piece(i: int) -> None:
+    def piece(i: int, memory: np.ndarray) -> None:
         products = tiling.sources * tiling.source_phases
         sums = np.zeros((dy.shape[1], products, *tiling.spectrum), np.result_type(dy.dtype, np.complex64))
         for j in range(tiles * i // pieces, tiles * (i + 1) // pieces):
             n, rows, columns = _tile(tables, j)
-            _add_tile(plan, x[n], dy[n], sums, rows, columns)
+            _add_tile(plan, x[n], dy[n], sums, rows, columns, memory)
         for k, spectra in enumerate(sums):
             values = _back(spectra, tables.axes[0].taps, tiling.lengths[1])
             for t, (h, w) in enumerate(tables.taps):
                 target = parts[i, k, :, h, w]
                 target[...] = values[t :: tiling.source_phases, : target.shape[1], : target.shape[2]]
 
-    _each(piece, pieces, workers)
+    _each(piece, pieces, workers, tiling.room)
 
 
-def _add_tile(plan: Any, x: np.ndarray, dy: np.ndarray, sums: np.ndarray, rows: _Strip, columns: _Strip) -> None:
+def _add_tile(
+    plan: Any, x: np.ndarray, dy: np.ndarray, sums: np.ndarray, rows: _Strip, columns: _Strip, memory: np.ndarray
+) -> None:
     """Add the products of one tile's spectra to the sums over tiles."""
     problem, tiling = plan.problem, plan.tables.tiling
-    tile = np.empty((len(dy), *tiling.lengths), dy.dtype)
+    largest = max(tiling.source_block, tiling.result_block)
+    tiles, products = _arrays(memory, ((largest, *tiling.lengths), dy.dtype), ((len(dy), *tiling.spectrum), sums.dtype))
+    tile = tiles[: len(dy)]
     _gather(tile, dy, rows.writes[0], columns.writes[0], 0)
     other = _transform(tile)
     np.conjugate(other, out=other)
-    products = np.empty_like(other)
-    tiles = np.empty((tiling.source_block, *tiling.lengths), x.dtype)
     for first in range(0, tiling.sources, tiling.source_block):
         block = x[first : first + tiling.source_block]
         tile = tiles[: len(block)]
