@@ -223,7 +223,12 @@ def import_tuning(path: str | os.PathLike) -> int:
 
     Examples
     --------
-    See ``export_tuning``.
+    >>> import pathlib, tempfile
+    >>> import fastconv as fc
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fc.export_tuning(pathlib.Path(folder, "tuning.json"))
+    ...     fc.import_tuning(pathlib.Path(folder, "tuning.json")) >= 0
+    True
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))

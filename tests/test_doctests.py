@@ -13,10 +13,13 @@ MODULES = [
     for _, name, _ in pkgutil.walk_packages(fastconv.__path__, "fastconv.")
     if not name.startswith("fastconv._kernels")
 ]
+NEEDS = {"fastconv.cli.pictures": "matplotlib"}
 
 
 @pytest.mark.parametrize("name", ["fastconv", *MODULES])
 def test_examples(name):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 

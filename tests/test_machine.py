@@ -230,6 +230,7 @@ def test_keyboard_interrupt():
     """Ctrl-C while calls run: an ordinary KeyboardInterrupt, and everything works afterwards."""
     code = """
     import signal, threading, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
     all_calls(2)
     timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()

@@ -24,6 +24,8 @@ SCOPE, ELEMENTWISE = "window", True
 
 PANELS_BYTES = 512 << 10  # packed lanes of a unit of work: half of the second cache
 PACKING = 0.35  # of the time that machine.Rates.bandwidth reckons: packing moves whole vectors
+FULL_TILE = 4  # rows from which a tile's sums no longer wait for each other
+PRODUCT_BYTES = 4096  # that could be moved while the product of one group is set up
 PATCH_BYTES = 128 << 10  # of the image copied at a time, at the least
 
 
@@ -142,9 +144,10 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
     blocks = _blocks(problem, kernel)
     item, panel = problem.itemsize, kernel.TILE_BYTES // problem.itemsize
     lanes = up(blocks.lanes, panel // kernel.TILE_VECTORS)
-    flops = 2 * problem.groups * blocks.rows * lanes * blocks.depth
+    flops = 2 * problem.groups * max(blocks.rows, FULL_TILE) * lanes * blocks.depth
     moved = blocks.depth * (blocks.rows * blocks.lane_blocks + up(blocks.lanes, panel)) + blocks.rows * blocks.lanes
-    return Cost(flops, PACKING * problem.groups * moved * item, 0, blocks.worker_bytes, "gemm")
+    moved = (PACKING * moved * item + PRODUCT_BYTES) * problem.groups
+    return Cost(flops, moved, 0, blocks.worker_bytes, "gemm")
 
 
 @dataclass(frozen=True)

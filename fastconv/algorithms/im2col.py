@@ -8,6 +8,7 @@ Processing, 2006.)
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,7 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
     else:
         done = filters * n_blocks * up(p * q, tile_n)
     moved = problem.N * problem.P * problem.Q * g * (4 * channels * taps + 3 * -(-channels // c) * filters) * item
+    moved += (3 if problem.direction == "forward" else 8) * math.prod(problem.w_shape) * item
     return Cost(2 * g * channels * taps * done, PACKING * moved, 0, blocks.worker_bytes, "gemm")
 
 

@@ -202,7 +202,7 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
     # A vector goes through a transform of POINTS points in about as many multiply-adds as it has elements.
     transforms = 4 * frequencies * groups * (tiles * (channels + filters) + channels * filters)
     few = products / lanes if tiles < 4 else 0  # a product of few tiles waits for its own sums
-    moved = (2 * tiles * frequencies * (channels + filters) + 3 * channels * filters * frequencies) * groups * item
+    moved = (2 * tiles * frequencies * (channels + filters) + 2 * channels * filters * frequencies) * groups * item
     shared = (blocks.tiles if blocks.filters_outside else blocks.packed) * item
     return Cost(products + transforms + few, moved / 4, shared, blocks.worker_bytes, "gemm", groups * count * 2)
 
@@ -216,7 +216,7 @@ def _weight_cost(problem: ConvProblem, isa: str) -> Cost:
     tiles, frequencies = n * tiles_p * tiles_q * count, points * points
     products = 2 * tiles * frequencies * channels * filters * groups
     transforms = 4 * frequencies * groups * (tiles * (channels + filters) + channels * filters)
-    moved = (2 * tiles * frequencies * (channels + filters) + 3 * channels * filters * frequencies) * groups * item
+    moved = (2 * tiles * frequencies * (channels + filters) + 2 * channels * filters * frequencies) * groups * item
     shared = (blocks.x_tiles + blocks.dy_tiles + blocks.sums) * item
     return Cost(products + transforms, moved / 4, shared, blocks.worker_bytes, "gemm", groups * count * 2)
 
