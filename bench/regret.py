@@ -3,8 +3,8 @@
     python bench/regret.py [TEXT ...]        only problems whose line holds one of the texts
 
 For every problem of tests/problems/*.txt and every direction, each method that serves is timed (least of some calls)
-unless the planner reckons it twenty times slower than its choice. A row: the problem, what auto took, what was best, the
-ratio; then each method's measured and reckoned microseconds.
+unless the planner reckons it twenty times slower than its choice. A row: the problem, what auto took, what was best,
+the ratio; then each method's measured and reckoned microseconds.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ SCOPE, ELEMENTWISE = "window", True
 
 PANELS_BYTES = 512 << 10  # packed lanes of a unit of work: half of the second cache
 PACKING = 0.35  # of the time that machine.Rates.bandwidth reckons: packing moves whole vectors
-FULL_TILE = 4  # rows from which a tile's sums no longer wait for each other
+FULL_TILE = 6  # rows from which a tile's sums no longer wait for each other
 PRODUCT_BYTES = 4096  # that could be moved while the product of one group is set up
 PATCH_BYTES = 128 << 10  # of the image copied at a time, at the least
 
@@ -146,6 +146,8 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
     lanes = up(blocks.lanes, panel // kernel.TILE_VECTORS)
     flops = 2 * problem.groups * max(blocks.rows, FULL_TILE) * lanes * blocks.depth
     moved = blocks.depth * (blocks.rows * blocks.lane_blocks + up(blocks.lanes, panel)) + blocks.rows * blocks.lanes
+    if problem.direction == "weight_grad":
+        moved += 4 * blocks.rows * blocks.lanes  # dw is read and written once for each block of the depth, and far away
     moved = (PACKING * moved * item + PRODUCT_BYTES) * problem.groups
     return Cost(flops, moved, 0, blocks.worker_bytes, "gemm")
 
