@@ -70,7 +70,9 @@ def test_auto_takes_the_least_time():
     for direction in DIRECTIONS:
         plan = fc.plan_conv2d(*SHAPES, direction=direction)
         assert plan.method != "naive"
-        assert fc.plan_conv2d(*SHAPES, direction=direction, method=plan.method).workspace_bytes == plan.workspace_bytes
+        serving = [m for m in fc.METHODS if m != "separable"]  # plans without values know no rank
+        plans = [fc.plan_conv2d(*SHAPES, direction=direction, method=m) for m in serving]
+        assert plan.seconds == min(p.seconds for p in plans)
 
 
 # --- limits ----------------------------------------------------------------------------------------
