@@ -91,6 +91,8 @@ class _Verdict:
         return self.cost.shared + self.cost.worker
 
     def line(self) -> str:
+        if math.isinf(self.seconds):  # nothing could be reckoned
+            return f"{self.algorithm.NAME:<9} refused: {self.refusal}"
         text = (
             f"{self.algorithm.NAME:<9} {_time(self.seconds):>9}  {_size(self.workspace):>9}  "
             f"error {self.bound:.1e} ({self.algorithm.SCOPE})  {self.variant}"

@@ -178,8 +178,9 @@ def conv2d(
     cval : float, default 0
     layout : {"NCHW", "NHWC"}
         Of x and y.
-    method : {"auto", "naive", "direct", "im2col"}
-        A named method serves or raises UnsupportedError; "auto" takes the fastest that the options admit.
+    method : str, default "auto"
+        One of ``fastconv.METHODS``, which serves or raises UnsupportedError; "auto" takes the one reckoned fastest
+        among those that the options admit.
     max_error : float, optional
         "auto" uses only methods whose ``error_bound`` is within it.
     workers : int, optional
@@ -215,9 +216,13 @@ def conv2d(
 
     Notes
     -----
-    Accuracy: |y - exact| <= e * sum_{c,r,s} |xpad| |w|, with e = n*u / (1 - n*u), n = C/groups*R*S + 1 and u half the
-    machine epsilon of the dtype (Higham, Accuracy and Stability of Numerical Algorithms, 2002), plus underflow. NaN
-    and infinities go where IEEE arithmetic sends them in that sum, the padding included.
+    Accuracy: |y - exact| <= e * sum_c ||xpad|| ||w||, plus underflow, with e the plan's ``error_bound`` and the norms
+    over the window, or for "winograd" and "fft" over the tile, of each channel. "naive", "direct", "im2col" and "gemm"
+    also keep e * sum |xpad| |w| element by element, with e = n*u / (1 - n*u), n = C/groups*R*S + 1 and u half the
+    machine epsilon (Higham, Accuracy and Stability of Numerical Algorithms, 2002); ``elementwise=True`` asks for that.
+
+    NaN and infinities go where IEEE arithmetic sends them in the direct sum, the padding included. "winograd" and
+    "fft" spread them over a tile where they are named; under "auto" such a tile is computed again directly.
 
     Examples
     --------
