@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -190,6 +189,8 @@ def export_tuning(path: str | os.PathLike) -> None:
     ]
     text = json.dumps({"format": FORMAT, "version": VERSION, "entries": entries}, indent=1) + "\n"
     target = Path(path)
+    import tempfile  # not at the top: it would make every import slower
+
     file, name = tempfile.mkstemp(prefix=target.name, dir=target.parent)
     try:
         with os.fdopen(file, "w", encoding="utf-8") as stream:

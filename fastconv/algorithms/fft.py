@@ -25,7 +25,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -406,6 +405,8 @@ def _each(task: Callable[[int, np.ndarray], None], count: int, workers: int, nby
     if workers == 1:
         some(0)
         return
+    from concurrent.futures import ThreadPoolExecutor  # not at the top: it would make every import slower
+
     with ThreadPoolExecutor(workers) as pool:
         for done in [pool.submit(some, first) for first in range(workers)]:
             done.result()
