@@ -24,7 +24,7 @@ SCOPE, ELEMENTWISE = "window", True
 
 PANELS_BYTES = 512 << 10  # packed lanes of a unit of work: half of the second cache
 PACKING = 0.35  # of the time that machine.Rates.bandwidth reckons: packing moves whole vectors
-FULL_TILE = 6  # rows from which a tile's sums no longer wait for each other
+FEW_ROWS = 5  # a tile of few rows takes as long as rows + FEW_ROWS / rows: its sums wait for each other
 PRODUCT_BYTES = 4096  # that could be moved while the product of one group is set up
 PATCH_BYTES = 128 << 10  # of the image copied at a time, at the least
 
@@ -138,13 +138,15 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
         if problem.boundary != "constant":
             padded = math.prod(problem.padded_shape[1:]) * problem.itemsize
             shared, moved, times = shared + padded, moved + 3 * padded, max(problem.N, 1)
+        if max(problem.stride) > 1:  # phases are stored element by element
+            moved += 3 * math.prod(problem.x_shape[1:]) * problem.itemsize
         worker = max((part.worker for part in parts), default=0)
         flops = sum(part.flops for part in parts) * times
         return Cost(flops, moved * times, shared, worker, "gemm", max(len(parts) * times, 1))
     blocks = _blocks(problem, kernel)
     item, panel = problem.itemsize, kernel.TILE_BYTES // problem.itemsize
     lanes = up(blocks.lanes, panel // kernel.TILE_VECTORS)
-    flops = 2 * problem.groups * max(blocks.rows, FULL_TILE) * lanes * blocks.depth
+    flops = 2 * problem.groups * (blocks.rows + FEW_ROWS / max(blocks.rows, 1)) * lanes * blocks.depth
     moved = blocks.depth * (blocks.rows * blocks.lane_blocks + up(blocks.lanes, panel)) + blocks.rows * blocks.lanes
     if problem.direction == "weight_grad":
         moved += 4 * blocks.rows * blocks.lanes  # dw is read and written once for each block of the depth, and far away
