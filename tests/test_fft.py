@@ -200,7 +200,7 @@ def test_importing_and_planning_leave_scipy_alone():
         "import sys, fastconv; fastconv.plan_conv2d((1, 1, 99, 99), (1, 1, 31, 31), method='fft'); "
         "assert not any(name.split('.')[0] == 'scipy' for name in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 
 # --- scratch ---------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def run(code, timeout=60, **environment):
     names = ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT")
     inherited = {name: value for name, value in os.environ.items() if name not in names}
     done = subprocess.run(
-        [sys.executable, "-c", PROLOGUE + textwrap.dedent(code)], env=inherited | environment, timeout=timeout,
+        [sys.executable, "-P", "-c", PROLOGUE + textwrap.dedent(code)], env=inherited | environment, timeout=timeout,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -263,7 +263,8 @@ def test_isa_from_the_environment():
         assert run("print(machine.ISA); all_calls(1)", FASTCONV_ISA=isa) == isa
     code = "import fastconv"
     environment = os.environ | {"FASTCONV_ISA": "avx1024"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "ImportError: FASTCONV_ISA: got 'avx1024'; must be one of baseline, avx2, avx512" in done.stderr
 
