@@ -21,6 +21,7 @@ NAME = "direct"
 SCOPE, ELEMENTWISE = "window", True
 
 RUN = 512  # outputs of a block: its sums stay in L1
+COPYING = 0.4  # of the time that machine.Rates.bandwidth reckons: patches are copied by whole rows
 BLOCK = 12288  # elements of the image copied at a time
 DOT_TAPS = 64  # taps whose dot products are gathered at a time, if a channel has fewer
 PIECES = 8  # weight gradients of so few filters that workers would idle are cut over the samples
@@ -108,7 +109,7 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
     flops = 2 * problem.N * filters_done * done * (problem.C // g) * problem.R * problem.S
     patches = problem.N * problem.C * -(-problem.P // p) * -(-problem.Q // q) * filters_done / g / filters
     patch = phases_h * phases_w * slots * pitch * problem.itemsize
-    return Cost(flops, 2 * patches * patch, shared, blocks.worker_bytes, "direct")
+    return Cost(flops, COPYING * 2 * patches * patch, shared, blocks.worker_bytes, "direct")
 
 
 @dataclass(frozen=True)
