@@ -203,18 +203,11 @@ def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, wor
     packed = pack(plan, b) if isinstance(b, np.ndarray) else b
     if problem.direction == "forward":
         _forward(plan.tables, a, packed, bias, out, workers, False)
-    elif problem.boundary == "constant":
-        if not phases.covers(problem):
-            out[...] = bias[:, None, None] if bias.size else 0
-        _input_grad(plan, a, packed, bias, out, workers)
     else:
-        padded = np.zeros((1, *problem.padded_shape[1:]), out.dtype)
-        for n in range(problem.N):
-            _input_grad(plan, a[n : n + 1], packed, bias, padded, workers)
-            phases.fold(padded, problem, out[n : n + 1])
 
+        def one(dy: np.ndarray, bias: np.ndarray, dx: np.ndarray) -> None:
+            for (phase, tables), weights in zip(plan.tables, packed, strict=True):
+                rows, columns = phase.out
+                _forward(tables, dy, weights, bias, dx[:, :, rows, columns], workers, not weights.finite)
 
-def _input_grad(plan: Any, dy: np.ndarray, packed: list, bias: np.ndarray, dx: np.ndarray, workers: int) -> None:
-    for (phase, tables), weights in zip(plan.tables, packed, strict=True):
-        rows, columns = phase.out
-        _forward(tables, dy, weights, bias, dx[:, :, rows, columns], workers, not weights.finite)
+        phases.run(problem, one, a, bias, out)

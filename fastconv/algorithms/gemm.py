@@ -253,15 +253,7 @@ def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, wor
         _forward(tables, a, grouped(b, problem.groups), bias, out, workers, False)
         return
     turned = _turn(plan, b, False) if isinstance(b, np.ndarray) else b
-    if problem.boundary == "constant":
-        if not phases.covers(problem):
-            out[...] = bias[:, None, None] if bias.size else 0
-        _input_grad(plan, a, turned, bias, out, workers)
-    else:
-        padded = np.zeros((1, *problem.padded_shape[1:]), out.dtype)
-        for n in range(problem.N):
-            _input_grad(plan, a[n : n + 1], turned, bias, padded, workers)
-            phases.fold(padded, problem, out[n : n + 1])
+    phases.run(problem, lambda dy, bias, dx: _input_grad(plan, dy, turned, bias, dx, workers), a, bias, out)
 
 
 def _input_grad(plan: Any, dy: np.ndarray, turned: _Turned, bias: np.ndarray, dx: np.ndarray, workers: int) -> None:

@@ -12,6 +12,7 @@ A rewrite that any algorithm may use for a gradient; knows problems and views, n
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from fastconv.algorithms.common import grouped
 from fastconv.problem import ConvProblem
 
-__all__ = ["Phase", "covers", "fold", "phases", "turned"]
+__all__ = ["Phase", "covers", "fold", "phases", "run", "turned"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,20 @@ def _axis(extent: int, before: int, kernel: int, windows: int, stride: int, dila
 def turned(w: np.ndarray, groups: int, taps: tuple[slice, slice]) -> np.ndarray:
     """The filters of one phase, turned by 180 degrees, inputs and outputs exchanged: (groups, C, K, R', S'), a view."""
     return grouped(w, groups)[..., taps[0], taps[1]][..., ::-1, ::-1].transpose(0, 2, 1, 3, 4)
+
+
+def run(problem: ConvProblem, one: Callable, dy: np.ndarray, bias: np.ndarray, dx: np.ndarray) -> None:
+    """dx by ``one(dy, bias, dx)``, which writes the pixels of the phases of its dx: the padded image's, a sample at a
+    time, where that has to be folded."""
+    if problem.boundary == "constant":
+        if not covers(problem):
+            dx[...] = bias[:, None, None] if bias.size else 0
+        one(dy, bias, dx)
+        return
+    padded = np.zeros((1, *problem.padded_shape[1:]), dx.dtype)
+    for n in range(problem.N):
+        one(dy[n : n + 1], bias, padded)
+        fold(padded, problem, dx[n : n + 1])
 
 
 @np.errstate(all="ignore")  # NaN and Inf go where IEEE arithmetic sends them
