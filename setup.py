@@ -3,7 +3,8 @@
 Each module of MODULES is compiled once per instruction set into ``fastconv._kernels.<isa>``, each of
 COMMON once. ``fastconv/machine.py`` picks a set at import by CPUID: nothing here looks at the build
 host's CPU. Environment: ``FASTCONV_NO_OPENMP=1`` builds without threads, ``FASTCONV_SANITIZE=1`` with
-the address and undefined-behaviour sanitizers (see tools/sanitize.sh).
+the address and undefined-behaviour sanitizers (see tools/sanitize.sh), ``FASTCONV_SETS="common avx512"`` these sets
+only (to try a kernel in place, beside sets built before).
 """
 
 import os
@@ -68,7 +69,10 @@ class BuildKernels(build_ext):
         from Cython.Build import cythonize
 
         built = []
+        wanted = os.environ.get("FASTCONV_SETS", "").split()
         for folder, modules in extensions().items():
+            if wanted and folder not in wanted:
+                continue
             built += cythonize(
                 modules,
                 build_dir=os.path.join("build", "cython", folder),
