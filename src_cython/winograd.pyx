@@ -31,6 +31,7 @@ ctypedef fused real:
 cdef extern from "winograd.h" nogil:
     const int VECTOR_BYTES
     const int WINO_TILES
+    void prefetch_lines(const void*, ptrdiff_t)
     void f32_load_columns(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, float*)
     void f64_load_columns(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, double*)
     void f32_store_columns(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*)
@@ -59,15 +60,16 @@ cdef extern from "winograd.h" nogil:
     void f64_wino8_output_5(const double*, ptrdiff_t, const double*, double*, ptrdiff_t)
     const int WINO_ROWS_F32 "(WINO_ROWS_OF(f32))"
     const int WINO_ROWS_F64 "(WINO_ROWS_OF(f64))"
-    void f32_wino_outer(ptrdiff_t, const float*, const float*, float*)
-    void f64_wino_outer(ptrdiff_t, const double*, const double*, double*)
+    void f32_wino_outer(ptrdiff_t, const float*, const float*, float*, int)
+    void f64_wino_outer(ptrdiff_t, const double*, const double*, double*, int)
 
 BYTES = VECTOR_BYTES
 TILES = WINO_TILES
 """Tiles of one product: blocks of tiles are best multiples of it."""
 cdef Py_ssize_t RUN = 14  # tiles of one run at the most: its patch stays in L1
 LONGEST_RUN = RUN
-LINE = 64  # bytes
+cdef Py_ssize_t FILTERS = 144  # filter elements of each lane loaded at a time: whole vectors of 16 channels of 3x3
+LOADED = FILTERS
 
 
 cdef struct Plane:  # one image operand: x, or dy in the weight gradient
@@ -181,11 +183,11 @@ cdef inline Py_ssize_t outer_rows(const real* _) noexcept nogil:
     return WINO_ROWS_F32 if real is float else WINO_ROWS_F64
 
 
-cdef inline void outer(Py_ssize_t tiles, const real* v, const real* d, real* w) noexcept nogil:
+cdef inline void outer(Py_ssize_t tiles, const real* v, const real* d, real* w, bint more) noexcept nogil:
     if real is float:
-        f32_wino_outer(tiles, v, d, w)
+        f32_wino_outer(tiles, v, d, w, more)
     else:
-        f64_wino_outer(tiles, v, d, w)
+        f64_wino_outer(tiles, v, d, w, more)
 
 
 # --- patches -----------------------------------------------------------------------------------------------------------
@@ -269,29 +271,43 @@ cdef void input_tiles(const Task* t, const real* x, const Plane* plane, real cva
 
 cdef void filter_block(const Task* t, const real* w, const Py_ssize_t* ws, bint flip, const void* end, Py_ssize_t k0,
                        Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t channels, real* u, Py_ssize_t frequency, real* g) noexcept nogil:
-    """Transform filters k0..k0+2L, channels c0..c1 (zeros from `channels` on) to u[.][0..c1-c0][2L]."""
-    cdef Py_ssize_t L = lanes_of(w), R = t.taps, c, r, s, f, half, lanes, l
+    """Transform filters k0..k0+2L, channels c0..c1 (zeros from `channels` on) to u[.][0..c1-c0][2L].
+
+    Filters are loaded to g [channels][R][R][L], where they lie one after another as many channels at a time as fit there.
+    """
+    cdef Py_ssize_t L = lanes_of(w), R = t.taps, taps = R * R, c = c0, i, r, s, l, f, half, lanes, count
+    cdef bint dense = ws[3] == 1 and ws[2] == R
+    cdef bint rows = dense and ws[1] == taps and not flip
     cdef const real* at
-    for c in range(c0, c1):
+    cdef real* own
+    while c < c1:
+        count = max(min(FILTERS // taps if rows else 1, channels - c), 1)
         for half in range(2):
             lanes = min(max(t.K - k0 - half * L, 0), L) if c < channels else 0
             if lanes == 0:
                 for f in range(t.points * t.points):
-                    memset(u + f * frequency + (c - c0) * 2 * L + half * L, 0, L * sizeof(real))
+                    for i in range(count):
+                        memset(u + f * frequency + (c - c0 + i) * 2 * L + half * L, 0, L * sizeof(real))
                 continue
             at = w + (k0 + half * L) * ws[0] + c * ws[1]
-            if ws[3] == 1 and ws[2] == R:
-                load_columns(at, ws[0], lanes, R * R, end, g + (R * R * L if flip else 0))
+            if dense:
+                load_columns(at, ws[0], lanes, count * taps, end, g + (taps * L if flip else 0))
                 if flip:
-                    for r in range(R * R):
-                        memcpy(g + r * L, g + (2 * R * R - 1 - r) * L, L * sizeof(real))
+                    for r in range(taps):
+                        memcpy(g + r * L, g + (2 * taps - 1 - r) * L, L * sizeof(real))
+                    prefetch_lines(at + 2 * ws[1], L * taps * sizeof(real))
             else:
                 for r in range(R):
                     for s in range(R):
                         for l in range(L):
                             g[((R - 1 - r) * R + R - 1 - s if flip else r * R + s) * L + l] = \
                                 at[l * ws[0] + r * ws[2] + s * ws[3]] if l < lanes else 0
-            transform_filter(t.points, R, <const real*>g, R * L, u + (c - c0) * 2 * L + half * L, frequency)
+            for i in range(count):
+                if rows and i < lanes:  # what the next channels of one filter will need
+                    prefetch_lines(at + i * ws[0] + count * taps, count * taps * sizeof(real))
+                transform_filter(t.points, R, <const real*>g + i * taps * L, R * L,
+                                 u + (c - c0 + i) * 2 * L + half * L, frequency)
+        c += count
 
 
 cdef void output_tiles(const Task* t, const real* m, Py_ssize_t frequency, Py_ssize_t first, Py_ssize_t last,
@@ -480,12 +496,11 @@ cdef void weight_sums_unit(Py_ssize_t unit, const Task* t, Py_ssize_t channels, 
     cdef real* out
     if shared:
         sums += unit * F * fs
-    if first:
-        memset(sums, 0, F * fs * sizeof(real))
     for f in range(F):
         for i in range((c1 - c0) // step):
             c = c0 + i * step
-            outer(tiles, v + f * fv + c // L * group + c % L, d + f * fd + k * 2 * group, sums + f * fs + i * step * 2 * L)
+            outer(tiles, v + f * fv + c // L * group + c % L, d + f * fd + k * 2 * group, sums + f * fs + i * step * 2 * L,
+                  not first)
     if not last:
         return
     memset(zeros, 0, sizeof(zeros))

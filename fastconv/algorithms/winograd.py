@@ -134,7 +134,7 @@ def _blocks(problem: ConvProblem, isa: str, extents: tuple[int, int], once: bool
     filters_outside = once and packed * item > MANY_FILTERS and shared * item <= FEW_TILES
     run = min(tiles_q, kernel.LONGEST_RUN)
     pixels = points * ((run - 1) * OUTPUTS + points)
-    patch = max(pixels, OUTPUTS * kernel.LONGEST_RUN * OUTPUTS, 2 * taps * taps) * lanes
+    patch = max(pixels, OUTPUTS * kernel.LONGEST_RUN * OUTPUTS, kernel.LOADED, 2 * taps * taps) * lanes
     chunk = min(tiles, 2 * kernel.TILES if kernel.TILES > 8 else 4 * kernel.TILES)
     block_c = channels
     if filters_outside:

@@ -39,4 +39,9 @@ typedef uint32_t u32_vector __attribute__((vector_size(VECTOR_BYTES), aligned(4)
 #define V(type) PASTE(type, vector)
 #define LANES(type) ((ptrdiff_t)(VECTOR_BYTES / sizeof(type)))
 
+/* Ask for the cache lines of `bytes` bytes. Any address will do: nothing is read. */
+static inline void prefetch_lines(const void* start, ptrdiff_t bytes) {
+    for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)start + i);
+}
+
 #endif

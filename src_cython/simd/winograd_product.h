@@ -4,7 +4,7 @@
  *       v   channels in groups of L = LANES(T): v[c / L * group + t*L + c % L]   (as the transform left them)
  *       u   u[c*2L + k]        m   m[t*2L + k]
  *
- *   T_wino_outer      w[c][k] += sum_t v[t][c] * d[t][k]             c < WINO_ROWS lanes of one group, k < 2 vectors
+ *   T_wino_outer      w[c][k] (+)= sum_t v[t][c] * d[t][k]             c < WINO_ROWS lanes of one group, k < 2 vectors
  *       v   v[t*L + c]         d   d[t*2L + k]                       w   w[c*2L + k]
  *
  * Sums run in one fixed order over c (over t), wherever a block of them begins. Knows no convolution.
@@ -74,11 +74,11 @@ static void PASTE(T, wino_product)(ptrdiff_t tiles, const T* v, ptrdiff_t group,
     }
 }
 
-static void PASTE(T, wino_outer)(ptrdiff_t tiles, const T* v, const T* d, T* w) {
+static void PASTE(T, wino_outer)(ptrdiff_t tiles, const T* v, const T* d, T* w, int more) {
     V(T) sum[WINO_ROWS][2];
     _Pragma("GCC unroll 8") for (int c = 0; c < WINO_ROWS; c++) {
-        sum[c][0] = *(const V(T)*)(w + c * 2 * LANES(T));
-        sum[c][1] = *(const V(T)*)(w + (c * 2 + 1) * LANES(T));
+        sum[c][0] = more ? *(const V(T)*)(w + c * 2 * LANES(T)) : (V(T)){0};
+        sum[c][1] = more ? *(const V(T)*)(w + (c * 2 + 1) * LANES(T)) : (V(T)){0};
     }
     for (; tiles > 0; tiles--, v += LANES(T), d += 2 * LANES(T)) {
         const V(T) d0 = *(const V(T)*)d, d1 = *(const V(T)*)(d + LANES(T));
