@@ -279,7 +279,6 @@ cdef void filter_block(const Task* t, const real* w, const Py_ssize_t* ws, bint 
     cdef bint dense = ws[3] == 1 and ws[2] == R
     cdef bint rows = dense and ws[1] == taps and not flip
     cdef const real* at
-    cdef real* own
     while c < c1:
         count = max(min(FILTERS // taps if rows else 1, channels - c), 1)
         for half in range(2):

@@ -25,7 +25,7 @@
 #define PASTE__(a, b) PASTE(a, b)
 /* Lane l of the two vectors a, b (L lanes each) that exchange their off-diagonal blocks of s lanes. */
 #define UPPER(L, s, l) ((l) & (s) ? (L) + (l) - (s) : (l))
-#define LOWER(L, s, l) ((l) & (s) ? (L) + (l) : (l) + (s))
+#define LOWER(L, s, l) ((l) & (s) ? (L) + (l) : ((l) + (s)) % (L))
 #define ALL_2(lane, s) lane(2, s, 0), lane(2, s, 1)
 #define ALL_4(lane, s) lane(4, s, 0), lane(4, s, 1), lane(4, s, 2), lane(4, s, 3)
 #define ALL_8(lane, s) lane(8, s, 0), lane(8, s, 1), lane(8, s, 2), lane(8, s, 3), lane(8, s, 4), lane(8, s, 5), lane(8, s, 6), lane(8, s, 7)
