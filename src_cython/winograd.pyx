@@ -32,10 +32,10 @@ cdef extern from "winograd.h" nogil:
     const int VECTOR_BYTES
     const int WINO_TILES
     void prefetch_lines(const void*, ptrdiff_t)
-    void f32_load_columns(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, float*)
-    void f64_load_columns(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, double*)
-    void f32_store_columns(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*)
-    void f64_store_columns(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*)
+    void f32_load_columns(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, float*)
+    void f64_load_columns(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, double*)
+    void f32_store_columns(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*)
+    void f64_store_columns(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*)
     void f32_wino_product(ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, const float*, float*, int)
     void f64_wino_product(ptrdiff_t, const double*, ptrdiff_t, ptrdiff_t, const double*, double*, int)
     void f32_wino6_input(const float*, ptrdiff_t, float*, ptrdiff_t)
@@ -105,12 +105,20 @@ cdef inline Py_ssize_t padded(Py_ssize_t elements, Py_ssize_t lanes) noexcept no
     return elements + (64 // (VECTOR_BYTES // lanes) if VECTOR_BYTES < 64 else lanes)
 
 
-cdef inline void load_columns(const real* x, Py_ssize_t channel, Py_ssize_t lanes, Py_ssize_t count, const void* end,
-                              real* out) noexcept nogil:
+cdef inline void load_columns(const real* x, Py_ssize_t channel, Py_ssize_t lanes, Py_ssize_t count, Py_ssize_t step,
+                              const void* end, real* out) noexcept nogil:
     if real is float:
-        f32_load_columns(x, channel, lanes, count, <const float*>end, out)
+        f32_load_columns(x, channel, lanes, count, step, <const float*>end, out)
     else:
-        f64_load_columns(x, channel, lanes, count, <const double*>end, out)
+        f64_load_columns(x, channel, lanes, count, step, <const double*>end, out)
+
+
+cdef inline void store_columns(const real* columns, Py_ssize_t count, Py_ssize_t lanes, Py_ssize_t channel,
+                               Py_ssize_t step, real* y) noexcept nogil:
+    if real is float:
+        f32_store_columns(columns, count, lanes, channel, step, y)
+    else:
+        f64_store_columns(columns, count, lanes, channel, step, y)
 
 
 cdef inline void transform_input(Py_ssize_t points, const real* d, Py_ssize_t row, real* v, Py_ssize_t frequency) noexcept nogil:
@@ -226,8 +234,8 @@ cdef void load_patch(const real* x, const Plane* plane, real cval, Py_ssize_t la
                     out[j * L + l] = cval if w < 0 else row[l * plane.sc + w * plane.sw]
         pixel = row + (plane.origin + inside * plane.step) * plane.sw
         out += (inside - v0) * L
-        if along == 1:
-            load_columns(pixel, plane.sc, lanes, outside - inside, plane.end, out)
+        if 0 < along < L:
+            load_columns(pixel, plane.sc, lanes, outside - inside, along, plane.end, out)
         elif plane.sc == 1 and lanes == L:
             for j in range(outside - inside):
                 memcpy(out + j * L, pixel + j * along, L * sizeof(real))
@@ -290,7 +298,7 @@ cdef void filter_block(const Task* t, const real* w, const Py_ssize_t* ws, bint 
                 continue
             at = w + (k0 + half * L) * ws[0] + c * ws[1]
             if dense:
-                load_columns(at, ws[0], lanes, count * taps, end, g + (taps * L if flip else 0))
+                load_columns(at, ws[0], lanes, count * taps, 1, end, g + (taps * L if flip else 0))
                 if flip:
                     for r in range(taps):
                         memcpy(g + r * L, g + (2 * taps - 1 - r) * L, L * sizeof(real))
@@ -331,18 +339,11 @@ cdef void output_tiles(const Task* t, const real* m, Py_ssize_t frequency, Py_ss
             for a in range(min(t.advance, t.P - run.tp * t.advance)):
                 p = run.tp * t.advance + a
                 out = y + run.n * ys[0] + (k0 + half * L) * ys[1] + p * ys[2] + run.tq * t.advance * ys[3]
-                if ys[3] == 1:
-                    if real is float:
-                        f32_store_columns(rows + a * RUN * t.advance * L, count, lanes, ys[1], out)
-                    else:
-                        f64_store_columns(rows + a * RUN * t.advance * L, count, lanes, ys[1], out)
-                elif ys[1] == 1 and lanes == L:
+                if ys[1] == 1 and lanes == L:
                     for j in range(count):
                         memcpy(out + j * ys[3], rows + (a * RUN * t.advance + j) * L, L * sizeof(real))
                 else:
-                    for l in range(lanes):
-                        for j in range(count):
-                            out[l * ys[1] + j * ys[3]] = rows[(a * RUN * t.advance + j) * L + l]
+                    store_columns(<const real*>rows + a * RUN * t.advance * L, count, lanes, ys[1], ys[3], out)
         tile += run.length
 
 
@@ -514,10 +515,7 @@ cdef void weight_sums_unit(Py_ssize_t unit, const Task* t, Py_ssize_t channels, 
                                  <const real*>zeros, scratch + i * R * R * L, R * L)
             out = dw + (k * 2 + half) * L * ws[0] + c * L * ws[1]
             if ws[3] == 1 and ws[2] == R and ws[1] == R * R:
-                if real is float:
-                    f32_store_columns(scratch, count * R * R, lanes, ws[0], out)
-                else:
-                    f64_store_columns(scratch, count * R * R, lanes, ws[0], out)
+                store_columns(<const real*>scratch, count * R * R, lanes, ws[0], 1, out)
             else:
                 for i in range(count * R * R):
                     for l in range(lanes):

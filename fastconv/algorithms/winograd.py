@@ -29,7 +29,7 @@ POINTS = {3: (0.625, 1.5), 5: (0.5, 1.0, 2.0)}  # by filter extent, beside 0 and
 MANY_FILTERS = 2 << 20  # bytes of transformed filters from which their own L2 is worth a second look at the tiles
 FEW_TILES = 8 << 20  # bytes of transformed tiles up to which they may wait for the filters
 FILTER_BLOCK = 512 << 10  # bytes of transformed filters at a time, where tiles are few
-WEIGHT_TILES = 12 << 20  # bytes of transformed tiles of x and dy that a weight gradient keeps at a time
+WEIGHT_TILES = 4 << 20  # bytes of transformed tiles of x and dy that a weight gradient keeps at a time
 WEIGHT_GROUPS, WEIGHT_BLOCKS = 4, 4  # vectors of channels in a block of sums at the most; such blocks at the least
 
 
@@ -309,21 +309,25 @@ def _filters(plan: Any, w: np.ndarray) -> np.ndarray:
     return five.transpose(0, 2, 1, 3, 4) if plan.problem.direction == "input_grad" else five
 
 
-def _transform(plan: Any, w: np.ndarray, workers: int) -> np.ndarray:
+def _transform(plan: Any, w: np.ndarray, packed: np.ndarray, workers: int) -> None:
     tables = plan.tables
     blocks = tables.phases[0].blocks
-    packed = np.empty((tables.problem.groups, blocks.packed), w.dtype)
     flip = plan.problem.direction == "input_grad"
     with scratch(blocks.worker_bytes * workers) as memory:
         for filters, to in zip(_filters(plan, w), packed, strict=True):
             getattr(tables.kernel, tables.prefix + "_pack")(
                 filters, flip, blocks.sizes, to, memory, blocks.worker_bytes, workers
             )
-    return packed
+
+
+def _packed_shape(plan: Any) -> tuple[int, int]:
+    return plan.tables.problem.groups, plan.tables.phases[0].blocks.packed
 
 
 def pack(plan: Any, w: np.ndarray) -> np.ndarray:
-    return _transform(plan, w, 1)
+    packed = np.empty(_packed_shape(plan), w.dtype)
+    _transform(plan, w, packed, 1)
+    return packed
 
 
 def run(plan: Any, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
@@ -331,19 +335,36 @@ def run(plan: Any, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarr
     if plan.problem.direction == "weight_grad":
         _weight_grad(tables, a, b, out, workers)
         return
-    padded = None
-    if plan.problem.direction == "input_grad" and plan.problem.boundary != "constant":
-        padded = np.empty((1, *plan.problem.padded_shape[1:]), out.dtype)
-    packed = b if b.ndim == 2 else None
-    if packed is None and not tables.phases[0].blocks.filters_outside:
-        packed = _transform(plan, b, workers)
-    filters = b if b.ndim == 4 else None
-    if padded is None:
-        _forward(plan, a, filters, packed, bias, out, workers)
+    if b.ndim == 2:
+        _samples(plan, a, None, b, bias, out, workers)
+    elif tables.phases[0].blocks.filters_outside:
+        _samples(plan, a, b, None, bias, out, workers)
     else:
-        for n in range(plan.problem.N):
-            _forward(plan, a[n : n + 1], filters, packed, bias, padded, workers)
-            phases.fold(padded, plan.problem, out[n : n + 1])
+        shape = _packed_shape(plan)
+        nbytes = math.prod(shape) * b.itemsize
+        with scratch(nbytes) as memory:
+            packed = memory[:nbytes].view(b.dtype).reshape(shape)
+            _transform(plan, b, packed, workers)
+            _samples(plan, a, None, packed, bias, out, workers)
+
+
+def _samples(
+    plan: Any,
+    a: np.ndarray,
+    w: np.ndarray | None,
+    packed: np.ndarray | None,
+    bias: np.ndarray,
+    out: np.ndarray,
+    workers: int,
+) -> None:
+    """The forward problem; where a gradient of padding must be folded into dx, sample by sample."""
+    if plan.problem.direction == "forward" or plan.problem.boundary == "constant":
+        _forward(plan, a, w, packed, bias, out, workers)
+        return
+    padded = np.empty((1, *plan.problem.padded_shape[1:]), out.dtype)
+    for n in range(plan.problem.N):
+        _forward(plan, a[n : n + 1], w, packed, bias, padded, workers)
+        phases.fold(padded, plan.problem, out[n : n + 1])
 
 
 def _forward(

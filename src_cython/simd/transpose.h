@@ -1,8 +1,8 @@
 /* L x L transposes in registers and what they are for: L channels of a plane-by-plane image as vectors of channels,
  * for one element type T (f32 or f64), L = LANES(T).
  *
- *   T_load_columns     out[j][l] = x[l*channel + j]      j < count, l < lanes; zeros for lanes <= l < L
- *   T_store_columns    y[l*channel + j] = in[j][l]       j < count, l < lanes
+ *   T_load_columns     out[j][l] = x[l*channel + j*step]      j < count, l < lanes; zeros for lanes <= l < L; step > 0
+ *   T_store_columns    y[l*channel + j*step] = in[j][l]       j < count, l < lanes
  *
  * Nothing is written beyond count and lanes; reading may go on to `end`, one past the last element of x's buffer, so
  * that short rows still load as whole vectors. A transpose is log2(L) rounds, in place: in round s every two vectors s
@@ -68,11 +68,11 @@ static inline __attribute__((always_inline)) void PASTE(T, load_block)(const T* 
         if (i < width) *(V(T)*)(out + i * LANES(T)) = v[i];
 }
 
-static inline __attribute__((always_inline)) void PASTE(T, store_block)(const T* in, ptrdiff_t width, ptrdiff_t lanes,
-                                                                        ptrdiff_t channel, T* y) {
+static inline __attribute__((always_inline)) void PASTE(T, store_block)(const T* in, ptrdiff_t width, ptrdiff_t inside,
+                                                                        ptrdiff_t lanes, ptrdiff_t channel, T* y) {
     V(T) v[PASTE__(LANES, T)];
     _Pragma("GCC unroll 16") for (ptrdiff_t i = 0; i < LANES(T); i++)
-        v[i] = *(const V(T)*)(in + (i < width ? i : 0) * LANES(T));
+        v[i] = *(const V(T)*)(in + (i < inside ? i : 0) * LANES(T));
     PASTE(T, transpose)(v);
     _Pragma("GCC unroll 16") for (ptrdiff_t l = 0; l < LANES(T); l++) {
         if (l >= lanes) continue;
@@ -83,8 +83,17 @@ static inline __attribute__((always_inline)) void PASTE(T, store_block)(const T*
     }
 }
 
-static void PASTE(T, load_columns)(const T* x, ptrdiff_t channel, ptrdiff_t lanes, ptrdiff_t count, const T* end,
-                                  T* out) {
+static void PASTE(T, load_columns)(const T* x, ptrdiff_t channel, ptrdiff_t lanes, ptrdiff_t count, ptrdiff_t step,
+                                  const T* end, T* out) {
+    if (step > 1) { /* blocks of columns as they lie, of which every step-th is wanted */
+        T block[PASTE__(LANES, T) * PASTE__(LANES, T)];
+        for (ptrdiff_t j = 0; j < count; out += LANES(T), j++) {
+            const ptrdiff_t i = j % ((LANES(T) - 1) / step + 1) * step, rest = (count - 1 - j) * step + 1;
+            if (i == 0) PASTE(T, load_block)(x + j * step, channel, lanes, rest < LANES(T) ? rest : LANES(T), end, block);
+            memcpy(out, block + i * LANES(T), sizeof(V(T)));
+        }
+        return;
+    }
     for (ptrdiff_t j = 0; j < count; j += LANES(T)) {
         if (count - j < LANES(T) && count >= LANES(T)) j = count - LANES(T); /* the last block overlaps */
         if (count - j >= LANES(T) && lanes == LANES(T))
@@ -94,12 +103,19 @@ static void PASTE(T, load_columns)(const T* x, ptrdiff_t channel, ptrdiff_t lane
     }
 }
 
-static void PASTE(T, store_columns)(const T* in, ptrdiff_t count, ptrdiff_t lanes, ptrdiff_t channel, T* y) {
+static void PASTE(T, store_columns)(const T* in, ptrdiff_t count, ptrdiff_t lanes, ptrdiff_t channel, ptrdiff_t step,
+                                   T* y) {
     for (ptrdiff_t j = 0; j < count; j += LANES(T)) {
         if (count - j < LANES(T) && count >= LANES(T)) j = count - LANES(T);
-        if (count - j >= LANES(T) && lanes == LANES(T))
-            PASTE(T, store_block)(in + j * LANES(T), LANES(T), LANES(T), channel, y + j);
+        const ptrdiff_t width = count - j < LANES(T) ? count - j : LANES(T);
+        if (step != 1) {
+            T block[PASTE__(LANES, T) * PASTE__(LANES, T)];
+            PASTE(T, store_block)(in + j * LANES(T), LANES(T), width, LANES(T), LANES(T), block);
+            for (ptrdiff_t l = 0; l < lanes; l++)
+                for (ptrdiff_t i = 0; i < width; i++) y[l * channel + (j + i) * step] = block[l * LANES(T) + i];
+        } else if (width == LANES(T) && lanes == LANES(T))
+            PASTE(T, store_block)(in + j * LANES(T), LANES(T), LANES(T), LANES(T), channel, y + j);
         else
-            PASTE(T, store_block)(in + j * LANES(T), count - j < LANES(T) ? count - j : LANES(T), lanes, channel, y + j);
+            PASTE(T, store_block)(in + j * LANES(T), width, width, lanes, channel, y + j);
     }
 }
