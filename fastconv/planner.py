@@ -12,7 +12,6 @@ import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,10 +25,10 @@ from fastconv.problem import ConvProblem, integer
 __all__ = ["METHODS", "Plan", "check_method", "check_options", "default_method", "plan", "set_method"]
 
 _ORDER = ("naive", "direct", "im2col", "gemm", "winograd", "fft", "separable")
-METHODS: tuple[str, ...] = tuple(sorted((a.NAME for a in ALGORITHMS), key=_ORDER.index))
+METHODS: tuple[str, ...] = tuple(sorted({a.NAME for a in ALGORITHMS}, key=_ORDER.index))
 """The methods that a call may name, beside "auto"."""
 
-_DIRECT = next(a for a in ALGORITHMS if a.NAME == "direct")
+_DIRECT: Any = next(a for a in ALGORITHMS if a.NAME == "direct")
 """What results that are not finite are computed again by."""
 
 AUTO_WORKSPACE = 64 << 20
@@ -77,7 +76,7 @@ def set_method(name: str) -> machine.Default:
 class _Verdict:
     """What the planner found about one algorithm."""
 
-    algorithm: ModuleType
+    algorithm: Any
     variant: str
     cost: Cost
     seconds: float
@@ -124,12 +123,22 @@ class Plan:
     @property
     def method(self) -> str:
         """One of ``fastconv.METHODS``."""
-        return self._chosen.algorithm.NAME
+        return self.algorithm.NAME
+
+    @property
+    def algorithm(self) -> Any:
+        """What runs it (fastconv.algorithms)."""
+        return self._chosen.algorithm
 
     @property
     def variant(self) -> str:
         """What form of the method."""
         return self._chosen.variant
+
+    @property
+    def tuning_key(self) -> str:
+        """What the time of this method and variant is kept under (``tune``)."""
+        return tuning_key(self.algorithm, self.variant)
 
     @property
     def workspace_bytes(self) -> int:
@@ -154,15 +163,18 @@ class Plan:
     @property
     def error_scope(self) -> str:
         """What the norms of the bound run over: "window" or "tile"."""
-        return self._chosen.algorithm.SCOPE
+        return self.algorithm.SCOPE
 
     def explain(self) -> str:
-        """The problem, then a line for each method: time reckoned, scratch, error bound, or why it was refused."""
+        """The problem, then a line for each method (its best variant): time reckoned, scratch, error bound, or why it was refused."""
         chosen = self._chosen
         rates = machine.rates(self.isa)
+        best: dict[str, _Verdict] = {}  # of a method's variants
+        for verdict in sorted(self._verdicts, key=lambda v: (v is not chosen, v.refusal is not None, v.seconds)):
+            best.setdefault(verdict.algorithm.NAME, verdict)
         lines = [
             f"{self.problem.text}  ({self.flops / 1e9:.3g} GFLOP, {self.isa}, one worker; rates {rates.provenance})",
-            *(("> " if verdict.algorithm is chosen.algorithm else "  ") + verdict.line() for verdict in self._verdicts),
+            *(("> " if verdict is chosen else "  ") + verdict.line() for verdict in best.values()),
         ]
         return "\n".join(lines)
 
@@ -179,7 +191,7 @@ class Plan:
 
     def pack_checked(self, w: np.ndarray) -> Any:
         """``pack`` on a checked array of the compute dtype."""
-        packed = self._chosen.algorithm.pack(self, w)
+        packed = self.algorithm.pack(self, w)
         return repair.PackedTwice(packed, w.copy()) if self.error_scope == "tile" else packed
 
     def run(self, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
@@ -188,7 +200,7 @@ class Plan:
         if isinstance(b, repair.PackedTwice):
             b, weights = b.packed, b.weights
         workers = min(workers, self._most_workers)
-        self._chosen.algorithm.run(self, a, b, bias, out, workers)
+        self.algorithm.run(self, a, b, bias, out, workers)
         if self._repairs:
             self._repair(a, weights, bias, out, workers)
 
@@ -198,7 +210,7 @@ class Plan:
         if self.problem.direction == "weight_grad":
             repair.repair_weight_grad(self.problem, self._direct, a, b, out, workers)
         else:
-            tiles = self._chosen.algorithm.tiles(self)
+            tiles = self.algorithm.tiles(self)
             repair.repair(self.problem, tiles, self._direct, a, b, bias, out, workers)
 
     def _direct(self, problem: ConvProblem) -> Plan:
@@ -277,7 +289,14 @@ def _plan(
         # Where anything is measured, nothing that isn't: reckoned and measured seconds don't compare.
         chosen = min([v for v in fit if v.tuned] or fit, key=lambda v: v.seconds)
     else:
-        chosen = next(v for v in verdicts if method == v.algorithm.NAME)
+        # The variant doesn't depend on the batch: a sample's result is the same alone.
+        one = replace(problem, N=1)
+        named = [
+            (_judge(v.algorithm, one, max_error, elementwise, math.inf, isa, False), v)
+            for v in verdicts
+            if method == v.algorithm.NAME
+        ]
+        chosen = min(named, key=lambda pair: (pair[0].refusal is not None, pair[0].seconds))[1]
         if chosen.refusal:
             raise UnsupportedError(f"method: {method!r} can't serve {problem.text}: {chosen.refusal}")
     repairs = auto and chosen.algorithm.SCOPE == "tile"
@@ -285,7 +304,7 @@ def _plan(
 
 
 def _judge(
-    algorithm: ModuleType,
+    algorithm: Any,
     problem: ConvProblem,
     max_error: float | None,
     elementwise: bool,
@@ -303,6 +322,8 @@ def _judge(
         cost = replace(cost, shared=cost.shared + again)  # added: scratch is kept when the method is done
     if max_error is not None and not bound <= max_error:
         refusal = f"its error_bound is {bound:.2e}, max_error {max_error:.2e}"
+    elif max_error is None and getattr(algorithm, "ON_REQUEST", False):
+        refusal = "it serves only where max_error admits it"
     elif elementwise and not algorithm.ELEMENTWISE:
         refusal = "its error bound doesn't hold element by element"
     elif cost.shared + cost.worker > limit:
@@ -310,9 +331,10 @@ def _judge(
     rates = machine.rates(isa)
     seconds = cost.flops / getattr(rates, cost.rate) * problem.itemsize / 4 + cost.bytes / rates.bandwidth
     seconds += cost.calls * machine.CALL_SECONDS
-    measured = _tuning.get((problem.text, isa), {}).get(algorithm.NAME) if _tuning else None
+    variant = algorithm.variant(problem)
+    measured = _tuning.get((problem.text, isa), {}).get(tuning_key(algorithm, variant)) if _tuning else None
     seconds = seconds if measured is None else measured
-    return _Verdict(algorithm, algorithm.variant(problem), cost, seconds, bound, refusal, measured is not None)
+    return _Verdict(algorithm, variant, cost, seconds, bound, refusal, measured is not None)
 
 
 def clear_plans() -> None:
@@ -323,6 +345,12 @@ def clear_plans() -> None:
 
 _tuning: dict[tuple[str, str], dict[str, float]] = {}
 """Seconds of each method by problem text and instruction set, of this machine. Plans do not expire with them."""
+
+
+def tuning_key(algorithm: Any, variant: str) -> str:
+    """The method's name; with the variant where a method has several and this isn't its default."""
+    default = next(a for a in ALGORITHMS if a.NAME == algorithm.NAME)
+    return algorithm.NAME if algorithm is default else f"{algorithm.NAME} {variant}"
 
 
 def tuning() -> dict[tuple[str, str], dict[str, float]]:

@@ -93,7 +93,7 @@ def _measure(plan: planner.Plan) -> Times:
         return {}
     workers = machine.resolve_workers(getattr(plan.caller, "workers", None))
     return {
-        candidate.method: _time(functools.partial(candidate.run, a, b, bias, out, workers))
+        candidate.tuning_key: _time(functools.partial(candidate.run, a, b, bias, out, workers))
         for candidate in planner.candidates(plan, HOPELESS)
     }
 

@@ -38,26 +38,12 @@ cdef extern from "winograd.h" nogil:
     void f64_store_columns(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*)
     void f32_wino_product(ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, const float*, float*, int)
     void f64_wino_product(ptrdiff_t, const double*, ptrdiff_t, ptrdiff_t, const double*, double*, int)
-    void f32_wino6_input(const float*, ptrdiff_t, float*, ptrdiff_t)
-    void f64_wino6_input(const double*, ptrdiff_t, double*, ptrdiff_t)
-    void f32_wino8_input(const float*, ptrdiff_t, float*, ptrdiff_t)
-    void f64_wino8_input(const double*, ptrdiff_t, double*, ptrdiff_t)
-    void f32_wino6_filter_3(const float*, ptrdiff_t, float*, ptrdiff_t)
-    void f64_wino6_filter_3(const double*, ptrdiff_t, double*, ptrdiff_t)
-    void f32_wino8_filter_5(const float*, ptrdiff_t, float*, ptrdiff_t)
-    void f64_wino8_filter_5(const double*, ptrdiff_t, double*, ptrdiff_t)
-    void f32_wino6_filter_4(const float*, ptrdiff_t, float*, ptrdiff_t)
-    void f64_wino6_filter_4(const double*, ptrdiff_t, double*, ptrdiff_t)
-    void f32_wino8_filter_4(const float*, ptrdiff_t, float*, ptrdiff_t)
-    void f64_wino8_filter_4(const double*, ptrdiff_t, double*, ptrdiff_t)
-    void f32_wino6_output_4(const float*, ptrdiff_t, const float*, float*, ptrdiff_t)
-    void f64_wino6_output_4(const double*, ptrdiff_t, const double*, double*, ptrdiff_t)
-    void f32_wino8_output_4(const float*, ptrdiff_t, const float*, float*, ptrdiff_t)
-    void f64_wino8_output_4(const double*, ptrdiff_t, const double*, double*, ptrdiff_t)
-    void f32_wino6_output_3(const float*, ptrdiff_t, const float*, float*, ptrdiff_t)
-    void f64_wino6_output_3(const double*, ptrdiff_t, const double*, double*, ptrdiff_t)
-    void f32_wino8_output_5(const float*, ptrdiff_t, const float*, float*, ptrdiff_t)
-    void f64_wino8_output_5(const double*, ptrdiff_t, const double*, double*, ptrdiff_t)
+    void f32_wino_input(ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t)
+    void f32_wino_filter(ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t)
+    void f32_wino_output(ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, const float*, float*, ptrdiff_t)
+    void f64_wino_input(ptrdiff_t, const double*, ptrdiff_t, double*, ptrdiff_t)
+    void f64_wino_filter(ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, double*, ptrdiff_t)
+    void f64_wino_output(ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, const double*, double*, ptrdiff_t)
     const int WINO_ROWS_F32 "(WINO_ROWS_OF(f32))"
     const int WINO_ROWS_F64 "(WINO_ROWS_OF(f64))"
     void f32_wino_outer(ptrdiff_t, const float*, const float*, float*, int)
@@ -123,60 +109,25 @@ cdef inline void store_columns(const real* columns, Py_ssize_t count, Py_ssize_t
 
 cdef inline void transform_input(Py_ssize_t points, const real* d, Py_ssize_t row, real* v, Py_ssize_t frequency) noexcept nogil:
     if real is float:
-        if points == 6:
-            f32_wino6_input(d, row, v, frequency)
-        else:
-            f32_wino8_input(d, row, v, frequency)
-    elif points == 6:
-        f64_wino6_input(d, row, v, frequency)
+        f32_wino_input(points, d, row, v, frequency)
     else:
-        f64_wino8_input(d, row, v, frequency)
+        f64_wino_input(points, d, row, v, frequency)
 
 
 cdef inline void transform_filter(Py_ssize_t points, Py_ssize_t taps, const real* g, Py_ssize_t row, real* u,
                                   Py_ssize_t frequency) noexcept nogil:
     if real is float:
-        if points == 6:
-            if taps == 3:
-                f32_wino6_filter_3(g, row, u, frequency)
-            else:
-                f32_wino6_filter_4(g, row, u, frequency)
-        elif taps == 5:
-            f32_wino8_filter_5(g, row, u, frequency)
-        else:
-            f32_wino8_filter_4(g, row, u, frequency)
-    elif points == 6:
-        if taps == 3:
-            f64_wino6_filter_3(g, row, u, frequency)
-        else:
-            f64_wino6_filter_4(g, row, u, frequency)
-    elif taps == 5:
-        f64_wino8_filter_5(g, row, u, frequency)
+        f32_wino_filter(points, taps, g, row, u, frequency)
     else:
-        f64_wino8_filter_4(g, row, u, frequency)
+        f64_wino_filter(points, taps, g, row, u, frequency)
 
 
 cdef inline void transform_output(Py_ssize_t points, Py_ssize_t outputs, const real* m, Py_ssize_t frequency,
                                   const real* start, real* y, Py_ssize_t row) noexcept nogil:
     if real is float:
-        if points == 6:
-            if outputs == 4:
-                f32_wino6_output_4(m, frequency, start, y, row)
-            else:
-                f32_wino6_output_3(m, frequency, start, y, row)
-        elif outputs == 4:
-            f32_wino8_output_4(m, frequency, start, y, row)
-        else:
-            f32_wino8_output_5(m, frequency, start, y, row)
-    elif points == 6:
-        if outputs == 4:
-            f64_wino6_output_4(m, frequency, start, y, row)
-        else:
-            f64_wino6_output_3(m, frequency, start, y, row)
-    elif outputs == 4:
-        f64_wino8_output_4(m, frequency, start, y, row)
+        f32_wino_output(points, outputs, m, frequency, start, y, row)
     else:
-        f64_wino8_output_5(m, frequency, start, y, row)
+        f64_wino_output(points, outputs, m, frequency, start, y, row)
 
 
 cdef inline void product(Py_ssize_t tiles, const real* v, Py_ssize_t group, Py_ssize_t groups, const real* u, real* m,

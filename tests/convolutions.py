@@ -119,7 +119,7 @@ def call(problem, direction, arrays, method="auto", **others):
 def methods(problem, direction):
     """The methods that serve the problem."""
     problem = replace(problem, direction=direction)
-    return [algorithm.NAME for algorithm in ALGORITHMS if algorithm.why_not(problem) is None]
+    return list(dict.fromkeys(algorithm.NAME for algorithm in ALGORITHMS if algorithm.why_not(problem) is None))
 
 
 def plan_shapes(problem):
@@ -152,9 +152,7 @@ def assert_exact(result, problem, direction, method, dtype):
         assert result.dtype == dtype
         np.testing.assert_array_equal(result, expected.astype(dtype))
         return
-    plan = fc.plan_conv2d(
-        *plan_shapes(problem), dtype=dtype, direction=direction, **options(problem, method=method)
-    )
+    plan = fc.plan_conv2d(*plan_shapes(problem), dtype=dtype, direction=direction, **options(problem, method=method))
     data = operands(replace(problem, dtype="float32", direction="forward", layout="NCHW"))
     slack = plan.error_bound * error_scale(problem, direction, {name: data[name] for name in ("x", "w", "dy")})
     assert (np.abs(result.astype(np.float64) - expected) <= slack).all()

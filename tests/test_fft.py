@@ -235,7 +235,7 @@ def test_a_limit_that_cannot_be_kept_is_refused():
 # --- results that are not finite -------------------------------------------------------------------
 
 
-@pytest.fixture(params=[fft, winograd], ids=lambda algorithm: algorithm.NAME)
+@pytest.fixture(params=[fft, winograd.F4, winograd.F2], ids=["fft", "F4", "F2"])
 def chosen(request, monkeypatch):
     """ "auto" chooses this method wherever it can serve."""
     cost = request.param.cost
@@ -301,7 +301,8 @@ def test_a_named_method_spreads_and_auto_repairs_packed_weights(chosen):
     assert np.isnan(y).sum() == 2 * 9
     assert y.tobytes() == plan(x, w).tobytes()
     named = fastconv.plan_conv2d(x.shape, w.shape, method=chosen)
-    assert np.isnan(named(x, named.pack(w))).sum() > 2 * 9
+    spread = np.isnan(named(x, named.pack(w))).sum()
+    assert spread > 2 * 9 or named.variant == "F(2x2,3x3)"  # in which a pixel reaches no output but its own
 
 
 def test_a_filter_that_is_not_finite_leaves_the_others_alone(small_tiles, chosen):

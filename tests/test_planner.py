@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import fastconv as fc
-from fastconv import machine
+from fastconv import machine, planner, reference
 from fastconv.algorithms import ALGORITHMS
 from fastconv.ops import call
+from fastconv.problem import ConvProblem
 
 SHAPES = (2, 16, 12, 13), (24, 16, 3, 3)
 OPTIONS = {"stride": (1, 2), "padding": 1}
@@ -331,3 +332,55 @@ def test_the_short_cut_tells_calls_apart():
     wide = fc.conv2d_input_grad(np.ones((1, 1, 3, 3)), w, (1, 1, 7, 7), stride=2)
     assert wide.shape == (1, 1, 7, 7)
     assert fc.conv2d_input_grad(np.ones((1, 1, 3, 3)), w, (1, 1, 8, 8), stride=2).shape == (1, 1, 8, 8)
+
+
+# --- variants --------------------------------------------------------------------------------------
+
+
+def test_winograds_variants_follow_max_error_and_the_map():
+    def variant(**options):
+        shapes = options.pop("shapes", ((1, 64, 56, 56), (64, 64, 3, 3)))
+        plan = fc.plan_conv2d(*shapes, padding=1, method="winograd", **options)
+        return plan.variant
+
+    assert variant() == "F(4x4,3x3)"
+    assert variant(max_error=1.0) == "F(6x6,3x3)"
+    bounds = {
+        v: fc.plan_conv2d((1, 64, 56, 56), (64, 64, 3, 3), method="winograd", max_error=e).error_bound
+        for v, e in (("F6", 1.0), ("F4", None))
+    }
+    assert bounds["F4"] < bounds["F6"]
+    tight = fc.plan_conv2d((1, 64, 56, 56), (64, 64, 3, 3), padding=1, method="winograd").error_bound
+    assert variant(max_error=tight * 0.99) == "F(2x2,3x3)"
+    assert variant(shapes=((1, 64, 2, 2), (64, 64, 3, 3))) == "F(2x2,3x3)"
+    assert variant(direction="weight_grad", max_error=1.0) == "F(3x3,6x6)"
+    with pytest.raises(fc.UnsupportedError, match="max_error"):
+        variant(max_error=1e-12)
+
+
+def test_a_named_methods_variant_does_not_depend_on_the_batch():
+    for h in range(1, 14):
+        variants = {
+            fc.plan_conv2d((n, 8, h, h), (8, 8, 3, 3), padding=1, method="winograd").variant for n in (1, 7, 64)
+        }
+        assert len(variants) == 1
+
+
+@pytest.mark.parametrize("direction", ["forward", "input_grad", "weight_grad"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_winograd_variant_is_right(direction, dtype):
+    rng = np.random.default_rng(3)
+    for line in ("n2 c5 h15 w20 k7 r3 s3 pad1", "n1 c17 h9 w8 k33 r3 s3 pad2,0,1,3 dil2 reflect",
+                 "n1 c4 h13 w12 k6 r5 s5 pad2 g2", "n3 c2 h2 w3 k3 r3 s3 pad1 edge"):  # fmt: skip
+        problem = ConvProblem.from_text(f"{line} {direction} {dtype}")
+        shapes = {"forward": (problem.x_shape, problem.w_shape), "input_grad": (problem.y_shape, problem.w_shape),
+                  "weight_grad": (problem.x_shape, problem.y_shape)}[direction]  # fmt: skip
+        a, b = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+        exact = getattr(reference, direction)(a.astype(np.float64), b.astype(np.float64), problem)
+        plans = planner.candidates(planner.plan(problem, max_error=np.inf), np.inf)
+        variants = [plan for plan in plans if plan.method == "winograd"]
+        assert len(variants) == (3 if problem.R == 3 else 2)
+        for plan in variants:
+            out = np.empty(problem.out_shape, dtype)
+            plan.run(a, b, np.empty(0, dtype), out, 1)
+            np.testing.assert_allclose(out, exact, atol=(3e-3 if dtype == "float32" else 1e-12), err_msg=plan.variant)

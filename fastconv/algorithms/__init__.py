@@ -1,6 +1,6 @@
 """The algorithms, one module each; the planner chooses among them.
 
-A module has
+A module, or one object for each variant of a method in a module, has
 
     NAME                 the public method name
     SCOPE, ELEMENTWISE   what ``error_bound`` mixes ("window" or "tile"), and whether it holds element by element
@@ -15,17 +15,22 @@ A module has
                          be what ``pack`` gave. Arrays are checked, of the problem's compute dtype, aligned, of any
                          strides, in the order N, C, H, W, not empty; ``bias`` is contiguous, empty for none.
 
+and may have
+
+    ON_REQUEST           true: serves only where max_error is given and admits it
+
 and, where SCOPE is "tile" (fastconv.repair),
 
     tile_extents(problem)    rows and columns of the largest tile of the result
     tiles(plan)              two lists of slices with start, stop and step: each pair, rows and columns, is what of a
                              plane of the result is computed together
 
-An algorithm does not know another one. Registering one is one line here; the last entry accepts every problem.
+Of several with one name the first is the default variant. An algorithm does not know another one. Registering one is
+one line here; the last entry accepts every problem.
 """
 
 from fastconv.algorithms import direct, fft, gemm, im2col, naive, separable, winograd
 
 __all__ = ["ALGORITHMS"]
 
-ALGORITHMS = (separable, winograd, gemm, im2col, direct, fft, naive)
+ALGORITHMS = (separable, winograd.F4, winograd.F2, winograd.F6, gemm, im2col, direct, fft, naive)

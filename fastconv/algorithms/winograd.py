@@ -1,4 +1,7 @@
-"""Winograd's minimal filtering F(4x4,3x3) and F(4x4,5x5): 4 and 6.25 times fewer multiplications, at stride 1.
+"""Winograd's minimal filtering at stride 1: F(4x4,3x3) and F(4x4,5x5) with 4 and 6.25 times fewer multiplications.
+
+F(2x2,3x3) and F(2x2,5x5) serve small maps and tight error bounds. F(6x6,3x3) saves most (5 times) and errs most: it
+serves only where max_error admits it.
 
 Forward and input gradient (a forward convolution with turned filters); dilation by phases; groups one after another.
 Kernel: src_cython/winograd.pyx, which draws the layouts; this module chooses block sizes and the order of the loops.
@@ -21,31 +24,13 @@ from fastconv.algorithms import phases
 from fastconv.algorithms.common import PREFIX, Cost, grouped, scratch, up
 from fastconv.problem import ConvProblem
 
-NAME = "winograd"
-SCOPE, ELEMENTWISE = "tile", False
-
-OUTPUTS = 4  # m: outputs of a tile along an axis
-POINTS = {3: (0.625, 1.5), 5: (0.5, 1.0, 2.0)}  # by filter extent, beside 0 and infinity; as in simd/winograd_tile.h
+POINTS = {4: (1.0,), 6: (0.625, 1.5), 8: (0.5, 1.0, 2.0)}
+"""By their number, pairs +-p beside 0 and infinity; as in simd/winograd_tile.h."""
 MANY_FILTERS = 2 << 20  # bytes of transformed filters from which their own L2 is worth a second look at the tiles
 FEW_TILES = 8 << 20  # bytes of transformed tiles up to which they may wait for the filters
 FILTER_BLOCK = 512 << 10  # bytes of transformed filters at a time, where tiles are few
 WEIGHT_TILES = 4 << 20  # bytes of transformed tiles of x and dy that a weight gradient keeps at a time
 WEIGHT_GROUPS, WEIGHT_BLOCKS = 4, 4  # vectors of channels in a block of sums at the most; such blocks at the least
-
-
-def why_not(problem: ConvProblem) -> str | None:
-    if problem.compute_dtype == "uint64":
-        return "integers would not be exact"
-    if problem.R != problem.S or problem.R not in POINTS:
-        return f"filters of {problem.R}x{problem.S} have no variant; must be 3x3 or 5x5"
-    if problem.stride != (1, 1):
-        return f"its stride is {problem.stride}; must be 1"
-    return None
-
-
-def variant(problem: ConvProblem) -> str:
-    tiling = (OUTPUTS, problem.R) if problem.direction != "weight_grad" else (problem.R, OUTPUTS)
-    return "F({0}x{0},{1}x{1})".format(*tiling)
 
 
 # --- error -----------------------------------------------------------------------------------------
@@ -58,7 +43,7 @@ def _amplification(pairs: tuple[float, ...], outputs: int, taps: int) -> float:
     whole = np.poly(squares)[::-1]  # coefficients of prod (y - p^2), lowest first
     rows_b, rows_g, rows_a = [np.linalg.norm(whole)], [1 / abs(whole[0])], [np.eye(1, outputs, 0)[0]]
     for i, p in enumerate(pairs):
-        others = np.poly(squares[:i] + squares[i + 1 :])[::-1]
+        others = np.atleast_1d(np.poly(squares[:i] + squares[i + 1 :]))[::-1]
         scale = 2 * p * p * abs(np.polyval(others[::-1], p * p))
         for _ in range(2):
             rows_b.append(np.hypot(np.linalg.norm(others), p * np.linalg.norm(others)))
@@ -70,7 +55,7 @@ def _amplification(pairs: tuple[float, ...], outputs: int, taps: int) -> float:
     return float((np.array(rows_a).T @ (np.array(rows_b) * np.array(rows_g))).max())
 
 
-def error_bound(problem: ConvProblem) -> float:
+def _error_bound(problem: ConvProblem, m: int) -> float:
     """Roundings of the longest path times the square of the amplification (both dimensions), by Cauchy-Schwarz.
 
     With |B^T| |d| <= ||B_i|| ||d|| for each frequency and likewise for the filters, n roundings on the way from an
@@ -78,9 +63,9 @@ def error_bound(problem: ConvProblem) -> float:
     |y - exact| <= n u / (1 - n u) * amplification^2 * sum_c ||tile|| ||filter||.
     """
     u = float(np.finfo(problem.compute_dtype).eps) / 2
-    pairs, tiling = POINTS[problem.R], (OUTPUTS, problem.R)
+    pairs, tiling = POINTS[problem.R + m - 1], (m, problem.R)
     if problem.direction == "weight_grad":
-        depth, tiling = problem.N * (-(-problem.P // OUTPUTS)) * (-(-problem.Q // OUTPUTS)), (problem.R, OUTPUTS)
+        depth, tiling = problem.N * (-(-problem.P // m)) * (-(-problem.Q // m)), (problem.R, m)
     else:
         depth = (problem.K if problem.direction == "input_grad" else problem.C) // problem.groups
     n = (depth + 8 * (len(pairs) + 2)) * u
@@ -118,23 +103,23 @@ def _phase_extents(problem: ConvProblem) -> tuple[int, int]:
     return -(-problem.P // problem.dilation[0]), -(-problem.Q // problem.dilation[1])
 
 
-def _blocks(problem: ConvProblem, isa: str, extents: tuple[int, int], once: bool) -> _Blocks:
+def _blocks(problem: ConvProblem, m: int, isa: str, extents: tuple[int, int], once: bool) -> _Blocks:
     """Of one group and dilation phase with ``extents`` outputs; ``once``: the filters serve no other phase or call."""
     kernel = machine.kernels(isa).winograd
     item, taps = problem.itemsize, problem.R
     lanes = kernel.BYTES // item
-    points = taps + OUTPUTS - 1
+    points = taps + m - 1
     frequencies, line = points * points, max(64 // item, lanes)
     c, k = max(problem.C // problem.groups, 1), problem.K // problem.groups
     channels, filters = up(c, lanes), up(k, 2 * lanes)
-    tiles_p, tiles_q = -(-extents[0] // OUTPUTS), -(-extents[1] // OUTPUTS)
+    tiles_p, tiles_q = -(-extents[0] // m), -(-extents[1] // m)
     tiles = max(problem.N, 1) * tiles_p * tiles_q  # an empty batch is planned, too
     packed = filters // (2 * lanes) * frequencies * (channels * 2 * lanes + line)
     shared = frequencies * (channels * tiles + line)
     filters_outside = once and packed * item > MANY_FILTERS and shared * item <= FEW_TILES
     run = min(tiles_q, kernel.LONGEST_RUN)
-    pixels = points * ((run - 1) * OUTPUTS + points)
-    patch = max(pixels, OUTPUTS * kernel.LONGEST_RUN * OUTPUTS, kernel.LOADED, 2 * taps * taps) * lanes
+    pixels = points * ((run - 1) * m + points)
+    patch = max(pixels, m * kernel.LONGEST_RUN * m, kernel.LOADED, 2 * taps * taps) * lanes
     chunk = min(tiles, 2 * kernel.TILES if kernel.TILES > 8 else 4 * kernel.TILES)
     block_c = channels
     if filters_outside:
@@ -144,7 +129,7 @@ def _blocks(problem: ConvProblem, isa: str, extents: tuple[int, int], once: bool
         elements = frequencies * (block_c * 2 * lanes + line) + frequencies * (chunk * 2 * lanes + line) + patch
     else:
         elements = frequencies * (channels * chunk + line) + frequencies * (chunk * 2 * lanes + line) + patch
-    sizes = (points, points, OUTPUTS, problem.N, tiles_p, tiles_q, chunk, chunk, block_c, k, *extents, taps)
+    sizes = (points, points, m, problem.N, tiles_p, tiles_q, chunk, chunk, block_c, k, *extents, taps)
     return _Blocks(sizes, filters_outside, packed, shared, up(elements * item, 64))
 
 
@@ -159,15 +144,15 @@ class _WeightBlocks:
     worker_bytes: int
 
 
-def _weight_blocks(problem: ConvProblem, isa: str, extents: tuple[int, int]) -> _WeightBlocks:
+def _weight_blocks(problem: ConvProblem, m: int, isa: str, extents: tuple[int, int]) -> _WeightBlocks:
     kernel = machine.kernels(isa).winograd
     item, taps = problem.itemsize, problem.R
     lanes = kernel.BYTES // item
-    points = taps + OUTPUTS - 1
+    points = taps + m - 1
     frequencies, line = points * points, max(64 // item, lanes)
     c, k = max(problem.C // problem.groups, 1), problem.K // problem.groups
     channels, filters = up(c, lanes), up(k, 2 * lanes)
-    tiles_p, tiles_q = -(-extents[0] // OUTPUTS), -(-extents[1] // OUTPUTS)
+    tiles_p, tiles_q = -(-extents[0] // m), -(-extents[1] // m)
     tiles = max(problem.N, 1) * tiles_p * tiles_q  # an empty batch is planned, too
     run = kernel.LONGEST_RUN
     chunk = max(WEIGHT_TILES // (frequencies * (channels + filters) * item) // run, 2) * run
@@ -177,9 +162,9 @@ def _weight_blocks(problem: ConvProblem, isa: str, extents: tuple[int, int]) -> 
     block = frequencies * (block_c * 2 * lanes + line)  # sums of one block of channels and filters
     whole = chunk == tiles and problem.dilation == (1, 1)
     sums = 1 if whole else -(-channels // block_c) * k_blocks * block
-    patch = points * ((min(run, tiles_q) - 1) * OUTPUTS + points) * lanes
+    patch = points * ((min(run, tiles_q) - 1) * m + points) * lanes
     worker = max(patch, block + lanes * taps * taps * lanes)
-    sizes = (points, points, OUTPUTS, problem.N, tiles_p, tiles_q, chunk, chunk, block_c, k, *extents, taps)
+    sizes = (points, points, m, problem.N, tiles_p, tiles_q, chunk, chunk, block_c, k, *extents, taps)
     x_tiles, dy_tiles = (frequencies * (wide * chunk + line) for wide in (channels, filters))
     return _WeightBlocks(sizes, x_tiles, dy_tiles, sums, up(worker * item, 64))
 
@@ -188,11 +173,11 @@ def _once(problem: ConvProblem) -> bool:
     return problem.dilation == (1, 1)
 
 
-def cost(problem: ConvProblem, isa: str) -> Cost:
+def _cost(problem: ConvProblem, m: int, isa: str) -> Cost:
     if problem.direction == "weight_grad":
-        return _weight_cost(problem, isa)
+        return _weight_cost(problem, m, isa)
     problem = _forward_problem(problem)
-    blocks = _blocks(problem, isa, _phase_extents(problem), _once(problem))
+    blocks = _blocks(problem, m, isa, _phase_extents(problem), _once(problem))
     points, _, _, n, tiles_p, tiles_q, *_ = blocks.sizes
     item, lanes = problem.itemsize, machine.kernels(isa).winograd.BYTES // problem.itemsize
     groups, count = problem.groups, problem.dilation[0] * problem.dilation[1]
@@ -207,8 +192,8 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
     return Cost(products + transforms + few, moved / 4, shared, blocks.worker_bytes, "gemm", groups * count * 2)
 
 
-def _weight_cost(problem: ConvProblem, isa: str) -> Cost:
-    blocks = _weight_blocks(problem, isa, _phase_extents(problem))
+def _weight_cost(problem: ConvProblem, m: int, isa: str) -> Cost:
+    blocks = _weight_blocks(problem, m, isa, _phase_extents(problem))
     points, _, _, n, tiles_p, tiles_q, *_ = blocks.sizes
     item, lanes = problem.itemsize, machine.kernels(isa).winograd.BYTES // problem.itemsize
     groups, count = problem.groups, problem.dilation[0] * problem.dilation[1]
@@ -247,29 +232,10 @@ class _Tables:
     phases: tuple[_PhaseTables, ...]
 
 
-def prepare(problem: ConvProblem, isa: str) -> _Tables:
-    return _tables(problem if problem.direction == "weight_grad" else _forward_problem(problem), isa)
-
-
-def _to_tile_ends(index: np.ndarray, outputs: int, beyond: int) -> np.ndarray:
+def _to_tile_ends(index: np.ndarray, outputs: int, m: int, beyond: int) -> np.ndarray:
     """The index vector cut or filled with zeros (-2) to the end of the last tile."""
-    length = up(outputs, OUTPUTS) + beyond
+    length = up(outputs, m) + beyond
     return np.concatenate([index, np.full(length, -2)])[:length]
-
-
-def tile_extents(problem: ConvProblem) -> tuple[int, int]:
-    return (problem.H, problem.W) if _folds(problem) else (OUTPUTS, OUTPUTS)
-
-
-def tiles(plan: Any) -> tuple[list[slice], list[slice]]:
-    problem = plan.problem
-    if _folds(problem):
-        return [slice(0, problem.H, 1)], [slice(0, problem.W, 1)]
-    rows, columns = (
-        [slice(first, first + OUTPUTS * d, d) for e in range(d) for first in range(e, extent, OUTPUTS * d)]
-        for extent, d in zip(problem.out_shape[2:], problem.dilation, strict=True)
-    )
-    return rows, columns
 
 
 def _folds(problem: ConvProblem) -> bool:
@@ -277,7 +243,7 @@ def _folds(problem: ConvProblem) -> bool:
     return problem.direction == "input_grad" and problem.boundary != "constant"
 
 
-def _tables(problem: ConvProblem, isa: str) -> _Tables:
+def _tables(problem: ConvProblem, m: int, isa: str) -> _Tables:
     found = []
     (dh, dw), taps = problem.dilation, problem.R
     rows, columns = problem.rows(), problem.columns()
@@ -285,14 +251,14 @@ def _tables(problem: ConvProblem, isa: str) -> _Tables:
         for b in range(min(dw, problem.Q)):
             extents = -(-(problem.P - a) // dh), -(-(problem.Q - b) // dw)
             if problem.direction == "weight_grad":
-                blocks: Any = _weight_blocks(problem, isa, extents)
+                blocks: Any = _weight_blocks(problem, m, isa, extents)
             else:
-                blocks = _blocks(problem, isa, extents, _once(problem))
+                blocks = _blocks(problem, m, isa, extents, _once(problem))
             own = (
-                _to_tile_ends(rows[a::dh], extents[0], taps - 1),
-                _to_tile_ends(columns[b::dw], extents[1], taps - 1),
+                _to_tile_ends(rows[a::dh], extents[0], m, taps - 1),
+                _to_tile_ends(columns[b::dw], extents[1], m, taps - 1),
             )
-            dy_own = [_to_tile_ends(np.arange(extent), extent, 0) for extent in extents]
+            dy_own = [_to_tile_ends(np.arange(extent), extent, m, 0) for extent in extents]
             # Column j of the phase lies at padded column b + j*dw, in the image from `left` on for W columns.
             left = problem.padding[1][0]
             inside = max(-(-(left - b) // dw), 0)
@@ -324,13 +290,13 @@ def _packed_shape(plan: Any) -> tuple[int, int]:
     return plan.tables.problem.groups, plan.tables.phases[0].blocks.packed
 
 
-def pack(plan: Any, w: np.ndarray) -> np.ndarray:
+def _pack(plan: Any, w: np.ndarray) -> np.ndarray:
     packed = np.empty(_packed_shape(plan), w.dtype)
     _transform(plan, w, packed, 1)
     return packed
 
 
-def run(plan: Any, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
+def _run(plan: Any, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
     tables: _Tables = plan.tables
     if plan.problem.direction == "weight_grad":
         _weight_grad(tables, a, b, out, workers)
@@ -421,3 +387,58 @@ def _weight_grad(tables: _Tables, x: np.ndarray, dy: np.ndarray, dw: np.ndarray,
                     phase.blocks.sizes, phase.rows, phase.columns, phase.inside, phase.dy_rows, phase.dy_columns,
                     i == 0, i == len(tables.phases) - 1, v, d, sums, memory, worker_bytes, workers,
                 )  # fmt: skip
+
+
+class Winograd:
+    """Minimal filtering with tiles of ``outputs`` x ``outputs`` (see fastconv.algorithms for the parts)."""
+
+    NAME = "winograd"
+    SCOPE, ELEMENTWISE = "tile", False
+    pack = staticmethod(_pack)
+    run = staticmethod(_run)
+
+    def __init__(self, outputs: int, on_request: bool = False) -> None:
+        self.outputs = outputs
+        self.ON_REQUEST = on_request
+
+    def why_not(self, problem: ConvProblem) -> str | None:
+        if problem.compute_dtype == "uint64":
+            return "integers would not be exact"
+        if problem.R != problem.S or problem.R not in (3, 5) or problem.R + self.outputs - 1 not in POINTS:
+            sizes = "3x3" if self.outputs == 6 else "3x3 or 5x5"
+            return f"filters of {problem.R}x{problem.S} have no such variant; must be {sizes}"
+        if problem.stride != (1, 1):
+            return f"its stride is {problem.stride}; must be 1"
+        return None
+
+    def variant(self, problem: ConvProblem) -> str:
+        tiling = (self.outputs, problem.R) if problem.direction != "weight_grad" else (problem.R, self.outputs)
+        return "F({0}x{0},{1}x{1})".format(*tiling)
+
+    def error_bound(self, problem: ConvProblem) -> float:
+        return _error_bound(problem, self.outputs)
+
+    def cost(self, problem: ConvProblem, isa: str) -> Cost:
+        return _cost(problem, self.outputs, isa)
+
+    def prepare(self, problem: ConvProblem, isa: str) -> _Tables:
+        forward = problem if problem.direction == "weight_grad" else _forward_problem(problem)
+        return _tables(forward, self.outputs, isa)
+
+    def tile_extents(self, problem: ConvProblem) -> tuple[int, int]:
+        return (problem.H, problem.W) if _folds(problem) else (self.outputs, self.outputs)
+
+    def tiles(self, plan: Any) -> tuple[list[slice], list[slice]]:
+        problem, m = plan.problem, self.outputs
+        if _folds(problem):
+            return [slice(0, problem.H, 1)], [slice(0, problem.W, 1)]
+        rows, columns = (
+            [slice(first, first + m * d, d) for e in range(d) for first in range(e, extent, m * d)]
+            for extent, d in zip(problem.out_shape[2:], problem.dilation, strict=True)
+        )
+        return rows, columns
+
+
+F4 = Winograd(4)
+F2 = Winograd(2)
+F6 = Winograd(6, on_request=True)

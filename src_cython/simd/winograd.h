@@ -1,10 +1,52 @@
-/* The Winograd tiles for both floating-point types. What src_cython/winograd.pyx includes. */
+/* The Winograd tiles for both floating-point types, and the choice among them by points, taps and outputs.
+ * What src_cython/winograd.pyx includes. */
 #ifndef FASTCONV_WINOGRAD_H
 #define FASTCONV_WINOGRAD_H
+
+#define WINO_CHOICE(T)                                                                                              \
+    static void T##_wino_input(ptrdiff_t points, const T* d, ptrdiff_t row, T* v, ptrdiff_t frequency) {            \
+        switch (points) {                                                                                           \
+        case 4: T##_wino4_input(d, row, v, frequency); break;                                                       \
+        case 6: T##_wino6_input(d, row, v, frequency); break;                                                       \
+        case 8: T##_wino8_input(d, row, v, frequency); break;                                                       \
+        }                                                                                                           \
+    }                                                                                                               \
+    static void T##_wino_filter(ptrdiff_t points, ptrdiff_t taps, const T* g, ptrdiff_t row, T* u, ptrdiff_t frequency) { \
+        switch (10 * points + taps) {                                                                               \
+        case 42: T##_wino4_filter_2(g, row, u, frequency); break;                                                   \
+        case 43: T##_wino4_filter_3(g, row, u, frequency); break;                                                   \
+        case 62: T##_wino6_filter_2(g, row, u, frequency); break;                                                   \
+        case 63: T##_wino6_filter_3(g, row, u, frequency); break;                                                   \
+        case 64: T##_wino6_filter_4(g, row, u, frequency); break;                                                   \
+        case 65: T##_wino6_filter_5(g, row, u, frequency); break;                                                   \
+        case 83: T##_wino8_filter_3(g, row, u, frequency); break;                                                   \
+        case 84: T##_wino8_filter_4(g, row, u, frequency); break;                                                   \
+        case 85: T##_wino8_filter_5(g, row, u, frequency); break;                                                   \
+        case 86: T##_wino8_filter_6(g, row, u, frequency); break;                                                   \
+        }                                                                                                           \
+    }                                                                                                               \
+    static void T##_wino_output(ptrdiff_t points, ptrdiff_t outputs, const T* m, ptrdiff_t frequency, const T* start, \
+                                T* y, ptrdiff_t row) {                                                              \
+        switch (10 * points + outputs) {                                                                            \
+        case 42: T##_wino4_output_2(m, frequency, start, y, row); break;                                            \
+        case 43: T##_wino4_output_3(m, frequency, start, y, row); break;                                            \
+        case 62: T##_wino6_output_2(m, frequency, start, y, row); break;                                            \
+        case 63: T##_wino6_output_3(m, frequency, start, y, row); break;                                            \
+        case 64: T##_wino6_output_4(m, frequency, start, y, row); break;                                            \
+        case 65: T##_wino6_output_5(m, frequency, start, y, row); break;                                            \
+        case 83: T##_wino8_output_3(m, frequency, start, y, row); break;                                            \
+        case 84: T##_wino8_output_4(m, frequency, start, y, row); break;                                            \
+        case 85: T##_wino8_output_5(m, frequency, start, y, row); break;                                            \
+        case 86: T##_wino8_output_6(m, frequency, start, y, row); break;                                            \
+        }                                                                                                           \
+    }
 
 #define T f32
 #include "transpose.h"
 #include "winograd_product.h"
+#define POINTS 4
+#include "winograd_tile.h"
+#undef POINTS
 #define POINTS 6
 #include "winograd_tile.h"
 #undef POINTS
@@ -12,9 +54,14 @@
 #include "winograd_tile.h"
 #undef POINTS
 #undef T
+WINO_CHOICE(f32)
+
 #define T f64
 #include "transpose.h"
 #include "winograd_product.h"
+#define POINTS 4
+#include "winograd_tile.h"
+#undef POINTS
 #define POINTS 6
 #include "winograd_tile.h"
 #undef POINTS
@@ -22,5 +69,6 @@
 #include "winograd_tile.h"
 #undef POINTS
 #undef T
+WINO_CHOICE(f64)
 
 #endif

@@ -23,6 +23,9 @@
 
 #ifndef FASTCONV_POINTS
 #define FASTCONV_POINTS
+static const double wino4_p[1] = {1};
+static const double wino4_q[1][1] = {{1}};
+static const double wino4_whole[2] = {-1, 1};
 #define A6 0.625
 #define B6 1.5
 static const double wino6_p[2] = {A6, B6};
@@ -143,17 +146,17 @@ static void WINO(input)(const T* d, ptrdiff_t row, T* v, ptrdiff_t frequency) {
         }                                                                                                            \
     }
 
-#if POINTS == 6
-WINO_FILTER(3)
-WINO_FILTER(4)
-WINO_OUTPUT(4)
-WINO_OUTPUT(3)
+/* Filters of r taps give m outputs and, in a weight gradient, tiles of m by m of dy give r by r. */
+#if POINTS == 4
+#define EACH(do) do(2) do(3)
+#elif POINTS == 6
+#define EACH(do) do(2) do(3) do(4) do(5)
 #else
-WINO_FILTER(5)
-WINO_FILTER(4)
-WINO_OUTPUT(4)
-WINO_OUTPUT(5)
+#define EACH(do) do(3) do(4) do(5) do(6)
 #endif
+EACH(WINO_FILTER)
+EACH(WINO_OUTPUT)
+#undef EACH
 
 #undef WINO_FILTER
 #undef WINO_OUTPUT
