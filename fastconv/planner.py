@@ -166,7 +166,7 @@ class Plan:
         return self.algorithm.SCOPE
 
     def explain(self) -> str:
-        """The problem, then a line for each method (its best variant): time reckoned, scratch, error bound, or why it was refused."""
+        """The problem, then each method's best variant: time reckoned, scratch, error bound, or why it was refused."""
         chosen = self._chosen
         rates = machine.rates(self.isa)
         best: dict[str, _Verdict] = {}  # of a method's variants

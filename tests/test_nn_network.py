@@ -521,3 +521,18 @@ def test_a_wrong_first_input_settles_nothing():
     assert "layer 2" in caught.value.__notes__[0]
     assert net.parameters() == {}
     assert net.predict(np.ones((1, 1, 4, 3), np.float32)).dtype == np.float32
+
+
+def test_prediction_packs_filters_once_and_for_that_call_alone(monkeypatch):
+    x = np.random.default_rng(0).standard_normal((10, 8, 12, 12)).astype("f")
+    net = nn.Network([nn.Conv2D(32, 3, padding=1, method="winograd"), nn.ReLU()], seed=0)
+    whole = net.predict(x)
+    np.testing.assert_array_equal(net.predict(x, batch_size=4), whole)  # 4, 4 and 2 samples
+    assert net.layers[0].plans is None
+    net.layers[0].parameters()["w"][...] *= 2  # live arrays: a change between two calls holds
+    np.testing.assert_allclose(net.predict(x, batch_size=4), 2 * whole, rtol=1e-4, atol=1e-5)
+    packs = []
+    pack = fastconv.Plan.pack
+    monkeypatch.setattr(fastconv.Plan, "pack", lambda self, w: packs.append(w) or pack(self, w))
+    net.predict(x, batch_size=5)
+    assert len(packs) == 1

@@ -23,6 +23,7 @@ from fastconv.ops.conv import (
     conv2d_input_grad,
     conv2d_weight_grad,
     conv_transpose2d,
+    plan_conv2d,
 )
 from fastconv.ops.pool import (
     avg_pool2d,
@@ -68,6 +69,8 @@ class Layer:
     """Of the last forward pass."""
     sample_shape: Shape | None = None
     """Of an output without N; stays when the rest is forgotten."""
+    plans: dict[Any, Any] | None = None
+    """Plans and packed weights by input, while ``freeze`` holds."""
 
     def __repr__(self) -> str:
         return options_text(self)
@@ -134,8 +137,12 @@ class Layer:
         return dict(self.slopes)
 
     def forget(self) -> None:
-        """Free what the last forward pass kept for a backward pass."""
-        self.saved = self.y_shape = None
+        """Free what the last forward pass kept for a backward pass; ends ``freeze``."""
+        self.saved = self.y_shape = self.plans = None
+
+    def freeze(self) -> None:
+        """Parameters will not change until ``forget``: what is worth keeping of them may be kept."""
+        self.plans = {}
 
     # what a kind of layer gives
 
@@ -238,7 +245,14 @@ class Conv2D(Layer):
 
     def compute(self, x: np.ndarray, training: bool) -> np.ndarray:
         self.saved = x
-        return conv2d(x, self._arrays["w"], self._arrays.get("bias"), **self._options())
+        w, bias = self._arrays["w"], self._arrays.get("bias")
+        if self.plans is None or x.dtype != w.dtype:
+            return conv2d(x, w, bias, **self._options())
+        if x.shape not in self.plans:
+            plan = plan_conv2d(x.shape, w.shape, dtype=x.dtype, **self._options())
+            self.plans[x.shape] = plan, plan.pack(w)
+        plan, packed = self.plans[x.shape]
+        return plan(x, packed, bias)
 
     def propagate(self, dy: np.ndarray, needs_dx: bool) -> np.ndarray:
         w, needs = self._arrays["w"], (needs_dx, True, self.use_bias)

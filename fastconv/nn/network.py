@@ -327,6 +327,7 @@ class Network:
             raise ShapeError("x: got a single number; its first axis must be the samples")
         starts = range(0, len(x), batch_size) or range(1)
         try:
+            self._freeze()
             parts = [self.forward(x[start : start + batch_size]) for start in starts]
         finally:
             self._forget()
@@ -347,6 +348,7 @@ class Network:
         """
         x, y = self._data(x, y)
         try:
+            self._freeze()
             return self._evaluate(x, self._target(x, y, self.loss))
         finally:
             self._forget()
@@ -357,6 +359,10 @@ class Network:
             batch = slice(start, start + _PREDICTED_AT_ONCE)
             self._score(x[batch], target[batch], scores, training=False)
         return scores.means()
+
+    def _freeze(self) -> None:
+        for layer in self.layers:
+            layer.freeze()
 
     def _forget(self) -> None:
         for layer in self.layers:
