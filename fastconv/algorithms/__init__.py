@@ -15,6 +15,11 @@ A module has
                          be what ``pack`` gave. Arrays are checked, of the problem's compute dtype, aligned, of any
                          strides, in the order N, C, H, W, not empty; ``bias`` is contiguous, empty for none.
 
+if it converts in passing, so that no operand has to be copied in the problem's compute dtype,
+
+    reads(problem)       names of further dtypes that the first operand may have
+    writes(problem)      names of further dtypes that ``out`` may have
+
 and, where SCOPE is "tile" (fastconv.repair),
 
     tile_extents(problem)    rows and columns of the largest tile of the result

@@ -34,7 +34,7 @@ WEIGHT_GROUPS, WEIGHT_BLOCKS = 4, 4  # vectors of channels in a block of sums at
 
 
 def why_not(problem: ConvProblem) -> str | None:
-    if problem.compute_dtype == "uint64":
+    if problem.dtype == "int64":
         return "integers would not be exact"
     if problem.R != problem.S or problem.R not in POINTS:
         return f"filters of {problem.R}x{problem.S} have no variant; must be 3x3 or 5x5"
