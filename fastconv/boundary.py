@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["BOUNDARIES", "boundary_index", "boundary_name", "most_repeats"]
+__all__ = ["BOUNDARIES", "boundary_edges", "boundary_index", "boundary_name", "most_repeats"]
 
 BOUNDARIES = ("constant", "edge", "symmetric", "reflect", "wrap")
 
@@ -37,7 +37,17 @@ def boundary_index(extent: int, before: int, after: int, boundary: str) -> np.nd
     >>> boundary_index(3, 1, 2, "constant").tolist()
     [-1, 0, 1, 2, -1, -1]
     """
-    i = np.arange(-before, extent + after, dtype=np.int64)
+    return _source(np.arange(-before, extent + after, dtype=np.int64), extent, boundary)
+
+
+def boundary_edges(extent: int, before: int, after: int, boundary: str) -> np.ndarray:
+    """``boundary_index`` without the image itself: the ``before`` positions before it, then the ``after`` behind it."""
+    i = np.arange(-before, max(after, 0), dtype=np.int64)
+    i[before:] += extent
+    return _source(i, extent, boundary)
+
+
+def _source(i: np.ndarray, extent: int, boundary: str) -> np.ndarray:
     if boundary == "constant":
         i[(i < 0) | (i >= extent)] = -1
         return i

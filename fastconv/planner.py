@@ -165,6 +165,18 @@ class Plan:
         """What the norms of the bound run over: "window" or "tile"."""
         return self.algorithm.SCOPE
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the dtypes of the first operand that need no copy in the compute dtype."""
+        algorithm, own = self._chosen.algorithm, self.problem.compute_dtype
+        return (own, *algorithm.reads(self.problem)) if hasattr(algorithm, "reads") else (own,)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Names of the dtypes of the result that need no copy in the compute dtype."""
+        algorithm, own = self._chosen.algorithm, self.problem.compute_dtype
+        return (own, *algorithm.writes(self.problem)) if hasattr(algorithm, "writes") else (own,)
+
     def explain(self) -> str:
         """The problem, then each method's best variant: time reckoned, scratch, error bound, or why it was refused."""
         chosen = self._chosen

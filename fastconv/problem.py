@@ -176,7 +176,8 @@ class ConvProblem:
     ("forward"), x ("input_grad") and w ("weight_grad") is the result. ``dtype`` is the operands'; integers
     of every kind are "int64". A padding after may be negative in transposed convolutions (rows cropped).
     ``rank`` is the number of outer products that each filter is a sum of (fastconv.factors): None where
-    nobody looked, 0 where they are too many.
+    nobody looked, 0 where they are too many. ``exact_in`` is the float dtype in which every sum of an integer problem
+    is exact, as its values are small enough; None: not known, so int64 modulo 2**64.
     """
 
     N: int
@@ -196,6 +197,7 @@ class ConvProblem:
     dtype: str = "float32"
     direction: str = "forward"
     rank: int | None = None
+    exact_in: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("K", "H", "W", "R", "S"):
@@ -251,13 +253,13 @@ class ConvProblem:
 
     @property
     def compute_dtype(self) -> str:
-        """What the kernels see: float16 is computed in float32, integers modulo 2**64."""
-        return {"float16": "float32", "int64": "uint64"}.get(self.dtype, self.dtype)
+        """What the kernels compute in: float32 for float16; floats where they hold every integer, else modulo 2**64."""
+        return self.exact_in or {"float16": "float32", "int64": "uint64"}.get(self.dtype, self.dtype)
 
     @property
     def compute_cval(self) -> float | int:
         """The constant as the kernels take it."""
-        return int(self.cval) % 2**64 if self.dtype == "int64" else float(self.cval)
+        return int(self.cval) % 2**64 if self.compute_dtype == "uint64" else float(self.cval)
 
     @property
     def itemsize(self) -> int:
@@ -308,6 +310,8 @@ class ConvProblem:
             words.append(f"cval{self.cval!r}")
         if self.rank is not None:
             words.append(f"rank{self.rank}")
+        if self.exact_in is not None:
+            words.append(f"in_{self.exact_in}")
         return " ".join(words)
 
     @classmethod
@@ -319,6 +323,9 @@ class ConvProblem:
         for word in line.split('"')[0].split():
             if word in names:
                 fields[names[word]] = word
+                continue
+            if word in ("in_float32", "in_float64"):
+                fields["exact_in"] = word.removeprefix("in_")
                 continue
             match = re.fullmatch(r"(stride|pad|dil|cval|rank|[nchwkrsg])([-\d].*|inf|nan)", word)
             key, value = match.groups() if match else ("", "")

@@ -8,6 +8,9 @@ import pytest
 
 import fastconv
 from fastconv import machine
+from fastconv.ops import call
+
+EXACT = call.EXACT
 
 
 @pytest.fixture(params=machine.ISAS)
@@ -18,6 +21,12 @@ def isa(request, monkeypatch):
     clear()
     yield request.param
     clear()
+
+
+@pytest.fixture
+def modulo(monkeypatch):
+    """modulo(True): integers are computed modulo 2**64 from now on, not in floats, however small they are."""
+    return lambda on: monkeypatch.setattr(call, "EXACT", dict.fromkeys(EXACT, -1) if on else EXACT)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ import fastconv as fc
 from fastconv import machine, reference
 from fastconv.algorithms import ALGORITHMS
 from fastconv.boundary import BOUNDARIES
+from fastconv.ops.call import EXACT as EXACT_IN
 from fastconv.problem import ConvProblem
 
 HARD_PLACES = (
@@ -41,6 +42,7 @@ HARD_PLACES = (
 )  # fmt: skip
 """Where a kernel could read or compute what it must not."""
 DTYPES = {"float32": None, "float64": None, "float16": None, "int64": None, "mixed": ("uint8", "int8")}
+"""Small integers are computed in floats, unless a test says modulo(True)."""
 
 
 def typed(data, dtype, layout="NCHW"):
@@ -58,7 +60,7 @@ def typed(data, dtype, layout="NCHW"):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("problem", problem_params())
-def test_small_integers(problem, direction, isa, request):
+def test_small_integers(problem, direction, isa, request, modulo):
     plain = replace(problem, layout="NCHW")
     data = operands(plain)
     cases = [("float32", "NCHW"), ("mixed", "NHWC")]
@@ -66,6 +68,7 @@ def test_small_integers(problem, direction, isa, request):
         cases += [("float32", "NHWC"), ("float64", "NCHW"), ("float16", "NCHW"), ("int64", "NCHW")]
     for dtype, layout in cases:
         kind = "int64" if dtype == "mixed" else dtype
+        modulo(dtype == "int64")
         case = replace(plain, layout=layout)
         arrays = typed(data, dtype, layout)
         for method in methods(replace(case, dtype=kind), direction):
@@ -154,7 +157,7 @@ def conv_problems(draw):
 @given(
     problem=conv_problems(),
     direction=st.sampled_from(DIRECTIONS),
-    dtype=st.sampled_from(["float32", "float64", "float16", "int64"]),
+    dtype=st.sampled_from(["float32", "float64", "float16", "int64", "modulo"]),
     method=st.sampled_from(fc.METHODS),
     isa=st.sampled_from(machine.ISAS),
     memory=st.tuples(st.sampled_from(MEMORY), st.sampled_from(MEMORY)),
@@ -162,6 +165,7 @@ def conv_problems(draw):
 )
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_geometry_and_memory(problem, direction, dtype, method, isa, memory, out):
+    exact_in, dtype = (dict.fromkeys(EXACT_IN, -1), "int64") if dtype == "modulo" else (EXACT_IN, dtype)
     plain = replace(problem, layout="NCHW")
     data = typed(operands(plain), dtype, problem.layout)
     a, b = NAMES[direction]
@@ -180,7 +184,7 @@ def test_any_geometry_and_memory(problem, direction, dtype, method, isa, memory,
     target = None
     if out is not None:
         target = as_laid_out(np.full(expected.shape, 55, dtype), out)
-    with mock.patch.object(machine, "ISA", isa):
+    with mock.patch.object(machine, "ISA", isa), mock.patch("fastconv.ops.call.EXACT", exact_in):
         if method not in methods(replace(problem, dtype=dtype), direction):
             return
         result = call(problem, direction, data, method, out=target)
@@ -208,15 +212,17 @@ def test_out_leaves_its_neighbours_alone(isa):
 
 @pytest.mark.parametrize("side", ["start", "end"])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_nothing_beyond_the_arrays(isa, guarded, monkeypatch, direction, side):
+def test_nothing_beyond_the_arrays(isa, guarded, monkeypatch, modulo, direction, side):
     """Every array, the scratch memory too, ends or starts at a page that may not be touched. Scratch begins as NaN."""
     monkeypatch.setattr(machine, "take_scratch", lambda size: guarded(np.full(size, 255, np.uint8), side))
     monkeypatch.setattr(machine, "give_scratch", lambda buffer: None)
     for name in HARD_PLACES:
         problem = PROBLEMS[name]
-        for dtype in ("float32", "float64", "float16", "int64"):
+        for dtype in ("float32", "float64", "float16", "int64", "mixed"):
             arrays = typed(operands(replace(problem, layout="NCHW")), dtype, problem.layout)
             arrays = {name: guarded(array, side) for name, array in arrays.items()}
+            modulo(dtype == "int64")
+            dtype = "int64" if dtype == "mixed" else dtype
             out = None
             for method in methods(replace(problem, dtype=dtype), direction):
                 if method == "naive":
@@ -492,6 +498,27 @@ def test_integers_that_could_overflow(method):
     assert fc.conv2d(whole(1, 1), w[:, :1], groups=2, method=method).ravel().tolist() == [most, 0]
     with pytest.raises(OverflowError):
         fc.conv2d(whole(1, 1), whole(most, most), method=method)
+
+
+@pytest.mark.parametrize("method", EXACT)
+@pytest.mark.parametrize("power", [0, 7, 8, 11, 12, 23, 24, 25, 31, 52, 53, 54, 61])
+def test_integers_are_exact_whatever_their_size(method, power, isa):
+    """Sums at and around the largest integers that floats hold: of 2**power and small ones, with a bias."""
+    rng = np.random.default_rng(power)
+    x = rng.integers(-1, 2, (2, 3, 5, 9))
+    x[:, :, 2, 2::3] += 2**power
+    w = rng.integers(-1, 2, (3, 1, 3, 2))
+    w[0] = w[0] != 0
+    bias = np.array([2**power - 1, -(2**power), 1])
+    for kind in ("int64", "uint8", "int8", "uint16", "int16", "int32", "uint32"):
+        info = np.iinfo(kind)
+        small = x.clip(max(info.min, -(2**62)), min(info.max, 2**62)).astype(kind)
+        problem = ConvProblem(2, 3, 5, 9, 3, 3, 2, padding=((1, 0), (0, 1)), groups=3, dtype="int64", cval=-3)
+        expected = reference.forward(small.astype(np.int64).view(np.uint64), w.view(np.uint64), problem)
+        expected = expected.view(np.int64) + bias[:, None, None]
+        if np.abs(small.astype(object)).max() * 6 + 2**power >= 2**63:
+            continue
+        np.testing.assert_array_equal(call(problem, "forward", {"x": small, "w": w, "bias": bias}, method), expected)
 
 
 def test_gradients_that_could_overflow():

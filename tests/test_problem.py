@@ -230,6 +230,13 @@ def test_text_round_trip(nc, hw, small, pads, boundary, layout, dtype, direction
     assert ConvProblem.from_text(p.text) == p
 
 
+def test_text_of_integers_in_floats():
+    p = ConvProblem(1, 1, 3, 3, 1, 3, 3, dtype="int64", exact_in="float32")
+    assert p.compute_dtype == "float32"
+    assert p.compute_cval == 0.0
+    assert ConvProblem.from_text(p.text) == p
+
+
 def test_a_nan_beyond_the_edge_has_a_text():
     p = ConvProblem.from_text(ConvProblem(1, 1, 3, 3, 1, 3, 3, cval=float("nan")).text)
     assert math.isnan(p.cval)

@@ -19,6 +19,11 @@ and may have
 
     ON_REQUEST           true: serves only where max_error is given and admits it
 
+if it converts in passing, so that no operand has to be copied in the problem's compute dtype,
+
+    reads(problem)       names of further dtypes that the first operand may have
+    writes(problem)      names of further dtypes that ``out`` may have
+
 and, where SCOPE is "tile" (fastconv.repair),
 
     tile_extents(problem)    rows and columns of the largest tile of the result

@@ -51,7 +51,7 @@ def sum_bound(problem: ConvProblem) -> float:
     n*u / (1 - n*u) with u the unit roundoff (N. Higham, Accuracy and Stability of Numerical Algorithms, 2002,
     section 3.1); float16 results are rounded once more; integers are exact.
     """
-    if problem.compute_dtype == "uint64":
+    if problem.dtype == "int64":
         return 0.0
     n = (problem.terms + 1) * float(np.finfo(problem.compute_dtype).eps) / 2  # one more term: the bias
     if n >= 0.5:

@@ -1,19 +1,21 @@
-"""The plain sum over the filter's taps, from small copied blocks of the image; depthwise is a variant of it.
+"""The plain sum over the filter's taps, from small copied blocks of the image.
 
-Any stride, dilation, group, boundary and dtype; a few KiB of scratch. Kernel: src_cython/direct.pyx, which draws the
-blocks; this module chooses their sizes. Input gradients are forward convolutions, one per output phase.
+Any stride, dilation, group, boundary and dtype; a few KiB of scratch. Where each output channel sees one input channel
+(images, depthwise), fastconv.algorithms.rows has the tables and kernels; for all others, kernel src_cython/direct.pyx
+draws the blocks, and this module chooses their sizes. Input gradients are forward convolutions, one per output phase.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from fastconv import machine
-from fastconv.algorithms import phases
+from fastconv.algorithms import phases, rows
 from fastconv.algorithms.common import PREFIX, Cost, add_up, grouped, scratch, sum_bound, up
 from fastconv.problem import ConvProblem
 
@@ -32,7 +34,17 @@ def why_not(problem: ConvProblem) -> str | None:
 
 
 def variant(problem: ConvProblem) -> str:
-    return "depthwise" if problem.groups > 1 and problem.groups == problem.K else "blocks of rows"
+    if rows.serves(problem):
+        return "rows" if problem.groups == 1 else "depthwise"
+    return "blocks of rows"
+
+
+def reads(problem: ConvProblem) -> tuple[str, ...]:
+    return rows.KINDS if rows.serves(problem) else ()
+
+
+def writes(problem: ConvProblem) -> tuple[str, ...]:
+    return ("int64",) if rows.serves(problem) and problem.exact_in is not None else ()
 
 
 def error_bound(problem: ConvProblem) -> float:
@@ -84,9 +96,19 @@ def _packed_elements(problem: ConvProblem, filters: int) -> int:
 
 
 def cost(problem: ConvProblem, isa: str) -> Cost:
+    if not rows.serves(problem):
+        return _blocks_cost(problem, isa)
+    found = rows.cost(problem, isa)
+    if problem.direction == "input_grad" and problem.dtype != "int64":  # weights that are not finite
+        other = _blocks_cost(problem, isa)
+        found = replace(found, shared=found.shared + other.shared, worker=max(found.worker, other.worker))
+    return found
+
+
+def _blocks_cost(problem: ConvProblem, isa: str) -> Cost:
     kernel = machine.kernels(isa).direct
     if problem.direction == "input_grad":
-        parts = [(phase, cost(phase.problem, isa)) for phase in phases.phases(problem)]
+        parts = [(phase, _blocks_cost(phase.problem, isa)) for phase in phases.phases(problem)]
         shared = sum(part.shared for _, part in parts)
         moved = sum(part.bytes for _, part in parts)
         if problem.boundary != "constant":
@@ -147,6 +169,11 @@ def _tables(problem: ConvProblem, isa: str) -> _Tables:
 
 
 def prepare(problem: ConvProblem, isa: str) -> Any:
+    return rows.Tables(problem, isa) if rows.serves(problem) else _prepare_blocks(problem, isa)
+
+
+@lru_cache(maxsize=64)
+def _prepare_blocks(problem: ConvProblem, isa: str) -> Any:
     if problem.direction == "input_grad":
         return [(phase, _tables(phase.problem, isa)) for phase in phases.phases(problem)]
     return _tables(problem, isa)
@@ -165,10 +192,20 @@ def _pack(tables: _Tables, weights: np.ndarray) -> _Packed:
 
 
 def pack(plan: Any, w: np.ndarray) -> Any:
-    groups = plan.problem.groups
-    if plan.problem.direction == "input_grad":
-        return [_pack(tables, phases.turned(w, groups, phase.taps)) for phase, tables in plan.tables]
-    return _pack(plan.tables, grouped(w, groups))
+    if isinstance(plan.tables, rows.Tables):
+        packed = rows.pack(plan.tables, w)
+        if packed.finite:
+            return packed
+        # A gradient ends where dy does, and an infinite weight meets nothing there: `careful` sees to that.
+        return _pack_blocks(plan.problem, _prepare_blocks(plan.problem, plan.isa), w)
+    return _pack_blocks(plan.problem, plan.tables, w)
+
+
+def _pack_blocks(problem: ConvProblem, tables: Any, w: np.ndarray) -> Any:
+    groups = problem.groups
+    if problem.direction == "input_grad":
+        return [_pack(table, phases.turned(w, groups, phase.taps)) for phase, table in tables]
+    return _pack(tables, grouped(w, groups))
 
 
 def _forward(
@@ -196,18 +233,26 @@ def _weight_grad(tables: _Tables, x: np.ndarray, dy: np.ndarray, dw: np.ndarray,
 
 
 def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
-    problem = plan.problem
+    problem, tables = plan.problem, plan.tables
+    by_rows = isinstance(tables, rows.Tables)
     if problem.direction == "weight_grad":
-        _weight_grad(plan.tables, a, b, out, workers)
+        (rows.weight_grad if by_rows else _weight_grad)(tables, a, b, out, workers)
         return
     packed = pack(plan, b) if isinstance(b, np.ndarray) else b
+    by_rows = isinstance(packed, rows.Packed)
     if problem.direction == "forward":
-        _forward(plan.tables, a, packed, bias, out, workers, False)
-    else:
+        if by_rows:
+            rows.forward(tables, a, packed, bias, out, workers)
+        else:
+            _forward(tables, a, packed, bias, out, workers, False)
+        return
 
-        def one(dy: np.ndarray, bias: np.ndarray, dx: np.ndarray) -> None:
-            for (phase, tables), weights in zip(plan.tables, packed, strict=True):
-                rows, columns = phase.out
-                _forward(tables, dy, weights, bias, dx[:, :, rows, columns], workers, not weights.finite)
+    def one(dy: np.ndarray, bias: np.ndarray, dx: np.ndarray) -> None:
+        if by_rows:
+            rows.forward(tables, dy, packed, bias, dx, workers)
+            return
+        for (phase, table), weights in zip(_prepare_blocks(problem, plan.isa), packed, strict=True):
+            part = dx[:, :, phase.out[0], phase.out[1]]
+            _forward(table, dy, weights, bias, part, workers, not weights.finite)
 
-        phases.run(problem, one, a, bias, out)
+    phases.run(problem, one, a, bias, out)

@@ -49,6 +49,7 @@ def phases(problem: ConvProblem) -> list[Phase]:
             ConvProblem(
                 N=problem.N, C=problem.K, H=problem.P, W=problem.Q, K=problem.C, R=h.size, S=w.size,
                 padding=(h.pads, w.pads), dilation=(h.spread, w.spread), groups=problem.groups, dtype=problem.dtype,
+                exact_in=problem.exact_in,
             ),
         )
         for h in axes[0]

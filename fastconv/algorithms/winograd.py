@@ -402,7 +402,7 @@ class Winograd:
         self.ON_REQUEST = on_request
 
     def why_not(self, problem: ConvProblem) -> str | None:
-        if problem.compute_dtype == "uint64":
+        if problem.dtype == "int64":
             return "integers would not be exact"
         if problem.R != problem.S or problem.R not in (3, 5) or problem.R + self.outputs - 1 not in POINTS:
             sizes = "3x3" if self.outputs == 6 else "3x3 or 5x5"

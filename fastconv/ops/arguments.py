@@ -18,8 +18,8 @@ from fastconv.problem import LAYOUTS, check_size, integer, pair, transposed_padd
 
 __all__ = [
     "as_operand", "channels_first", "check_cval", "check_flag", "check_layout", "check_out", "check_rank",
-    "check_same_shape", "image_axes", "integer", "magnitude", "narrow", "new_array", "normal", "pair", "promote",
-    "shape_of_four", "transposed_padding",
+    "check_same_shape", "image_axes", "integer", "largest", "magnitude", "narrow", "new_array", "normal", "pair",
+    "promote", "shape_of_four", "transposed_padding",
 ]  # fmt: skip
 
 INT64_LARGEST = 2**63 - 1
@@ -123,6 +123,13 @@ def magnitude(array: np.ndarray) -> int:
     if array.size == 0:
         return 0
     return max(abs(int(array.max())), abs(int(array.min())))
+
+
+def largest(array: np.ndarray) -> int:
+    """No element of an integer array is larger in size: told by its dtype where that is short, else measured."""
+    if array.dtype.kind == "b":
+        return 1
+    return magnitude(array) if array.dtype.itemsize > 2 else max(-np.iinfo(array.dtype).min, np.iinfo(array.dtype).max)
 
 
 def new_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

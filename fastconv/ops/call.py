@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from fastconv import machine, planner
 from fastconv.boundary import most_repeats
-from fastconv.errors import ShapeError
+from fastconv.errors import ShapeError, UnsupportedError
 from fastconv.factors import most_terms, rank
 from fastconv.ops import arguments as check
 from fastconv.ops.arguments import INT64_LARGEST
@@ -26,6 +27,8 @@ __all__ = [
 ]  # fmt: skip
 
 _NO_BIAS = {name: np.empty(0, name) for name in ("float32", "float64", "uint64")}
+EXACT = {"float32": 2**24, "float64": 2**53}
+"""Up to these sizes every integer is a float: a sum within them is exact."""
 _OVERFLOW = ("raise", "saturate", "wrap")
 
 
@@ -112,12 +115,11 @@ def result_dtypes(promoted: np.dtype, dtype: Any) -> tuple[str, np.dtype]:
 
 def make_call(problem: ConvProblem, promoted: np.dtype, settings: Settings) -> Call:
     plan = planner.plan(problem, **settings.planning)
-    compute = np.dtype(problem.compute_dtype)
     shape = problem.out_shape
     if problem.direction != "weight_grad":
         shape = in_layout(shape, problem.layout)  # type: ignore[assignment]
-    bias_dtype = promoted if promoted.kind == "f" else compute
-    return Call(plan, compute, settings.result, bias_dtype, shape, settings.overflow)
+    bias_dtype = promoted if promoted.kind == "f" or problem.dtype == "int64" else np.dtype(problem.compute_dtype)
+    return Call(plan, settings.result, bias_dtype, shape, settings.overflow, settings.planning)
 
 
 def as_bias(bias: Any, extent: int, exact: bool) -> np.ndarray | None:
@@ -140,31 +142,38 @@ class Call:
     """Everything about a call that its arrays' shapes and dtypes and its options settle."""
 
     plan: planner.Plan
-    compute: np.dtype
     result: np.dtype
     bias_dtype: np.dtype
     shape: tuple[int, ...]
     """Of the result, in the caller's layout."""
     overflow: str
+    planning: dict
+    """The options that chose the plan."""
 
     def __call__(
         self, a: np.ndarray, b: Any, bias: np.ndarray | None, out: np.ndarray | None, workers: int | None
     ) -> np.ndarray:
         """Operands as fastconv.algorithms orders them, with the shapes this call was prepared for."""
-        problem, compute, result = self.plan.problem, self.compute, self.result
-        exact = problem.dtype == "int64"
-        arrays = isinstance(b, np.ndarray)
         if out is not None:
-            check.check_out(out, self.shape, result, (a, b if arrays else None, bias))
-        if exact:
-            self._refuse_overflow(a, b, bias)
-        workers = machine.resolve_workers(workers)
+            check.check_out(out, self.shape, self.result, (a, b if isinstance(b, np.ndarray) else None, bias))
+        call = self
+        if self.plan.problem.dtype == "int64":
+            bound = self._refuse_overflow(a, b, bias)
+            if isinstance(b, np.ndarray):
+                call = self._exact_within(bound)
+        return call._compute(a, b, bias, out, machine.resolve_workers(workers))
+
+    def _compute(
+        self, a: np.ndarray, b: Any, bias: np.ndarray | None, out: np.ndarray | None, workers: int
+    ) -> np.ndarray:
+        problem, compute, work = self.plan.problem, self._compute_dtype, self._work
+        arrays = isinstance(b, np.ndarray)
         target = out
-        if out is None or not out.flags.aligned or not self._direct:
-            target = check.new_array(self.shape, self._work)
+        if out is None or not out.flags.aligned or work != self.result:
+            target = check.new_array(self.shape, work)
         assert target is not None
-        first = target if target.dtype == compute else target.view(compute)
-        a, bias = self._operand(a), self._bias(bias)
+        first = target.view(compute) if compute.kind == "u" else target
+        a, bias = self._first(a), self._bias(bias)
         layout = problem.layout
         if layout == "NHWC":
             a = a.transpose(0, 3, 1, 2)
@@ -180,67 +189,105 @@ class Call:
             first[...] = bias[:, None, None] if bias.size else 0
         else:
             self._run(a, b, bias, first, workers)
-        if self._direct and target is not out:
-            if out is None:
-                return target
-            out[...] = target
-        elif target is not out:
-            values = check.narrow(target, result, self.overflow)
-            if out is None:
-                return values
-            out[...] = values
-        assert out is not None
+        if target is out:
+            return target
+        if problem.dtype == "int64":
+            target = target.astype(np.int64, copy=False)
+        values = target if target.dtype == self.result else check.narrow(target, self.result, self.overflow)
+        if out is None:
+            return values
+        out[...] = values
         return out
 
     def _run(self, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
         self.plan.run(a, b, bias, out, workers)
 
-    @property
-    def _direct(self) -> bool:
-        """The kernels compute in the result's dtype."""
-        return self._work == self.result
+    @cached_property
+    def _compute_dtype(self) -> np.dtype:
+        return np.dtype(self.plan.problem.compute_dtype)
 
-    @property
+    @cached_property
     def _work(self) -> np.dtype:
-        return np.dtype(np.int64) if self.compute.kind == "u" else self.compute
+        """What the kernels write: the result's dtype where they can."""
+        exact = self.plan.problem.dtype == "int64"
+        wanted = np.dtype(np.int64) if exact else self.result
+        return wanted if self._compute_dtype.kind == "u" or wanted.name in self.plan.writes else self._compute_dtype
+
+    @cached_property
+    def _reads(self) -> frozenset[np.dtype]:
+        """What the kernels take as their first operand without a copy."""
+        return frozenset(map(np.dtype, self.plan.reads))
+
+    def _first(self, array: np.ndarray) -> np.ndarray:
+        if array.dtype.kind == "b":
+            array = array.view(np.uint8)
+        return array if array.dtype in self._reads and array.flags.aligned else self._operand(array)
 
     def _operand(self, array: np.ndarray) -> np.ndarray:
-        if self.compute.kind == "u":
+        compute = self._compute_dtype
+        if compute.kind == "u":
             return check.normal(array, np.dtype(np.int64)).view(np.uint64)
-        return check.normal(array, self.compute)
+        return check.normal(array, compute)
 
     def _bias(self, bias: np.ndarray | None) -> np.ndarray:
+        compute = self._compute_dtype
         if bias is None:
-            return _NO_BIAS[self.compute.name]
-        if self.compute.kind == "u":
-            return np.ascontiguousarray(bias.astype(np.int64)).view(np.uint64)
+            return _NO_BIAS[compute.name]
+        if self.plan.problem.dtype == "int64":
+            bias = bias.astype(np.int64)
+            return np.ascontiguousarray(bias.view(np.uint64) if compute.kind == "u" else bias.astype(compute))
         with np.errstate(over="ignore"):
-            return np.ascontiguousarray(bias.astype(self.bias_dtype, copy=False).astype(self.compute, copy=False))
+            return np.ascontiguousarray(bias.astype(self.bias_dtype, copy=False).astype(compute, copy=False))
 
-    def _refuse_overflow(self, a: np.ndarray, b: Any, bias: np.ndarray | None) -> None:
-        """max|a| * (largest sum of |b|) + |bias| must stay below 2**63."""
+    def _refuse_overflow(self, a: np.ndarray, b: Any, bias: np.ndarray | None) -> int:
+        """max|a| * (largest sum of |b|) + |bias|, which must stay below 2**63; or something larger that does."""
         problem = self.plan.problem
-        if isinstance(b, PackedWeights):
-            largest, total, most = b.largest, b.total, b.total
-        else:
-            largest, total, most = check.magnitude(b), None, 0
-        left = check.magnitude(a)
-        padded = problem.boundary == "constant" and problem.padded_shape != problem.x_shape
-        if problem.direction != "input_grad" and padded:
-            left = max(left, abs(int(problem.cval)))
+        packed, weights = isinstance(b, PackedWeights), problem.direction != "weight_grad"
+        size = b.largest if packed else check.magnitude(b) if weights else check.largest(b)
         extra = 0 if bias is None else check.magnitude(bias)
-        if left * largest * problem.terms + extra <= INT64_LARGEST:
-            return
-        repeats = 1
+        left = self._largest_pixel(problem, check.largest(a))
+        bound = max(left * size * problem.terms, left, size) + extra
+        if bound <= EXACT["float32" if weights else "float64"]:
+            return bound  # a gradient by weights isn't worth another look at dy
+        most = b.total if packed else _largest_sum(b, problem)
         if problem.direction == "input_grad":
-            repeats = most_repeats(problem.rows()) * most_repeats(problem.columns())
-        if total is None:
-            most = _largest_sum(b, problem)
-        if left * most * repeats + extra > INT64_LARGEST:
+            most *= most_repeats(problem.rows()) * most_repeats(problem.columns())
+        bound = left * most + extra
+        if bound > INT64_LARGEST:
+            bound = self._largest_pixel(problem, check.magnitude(a)) * most + extra
+        if bound > INT64_LARGEST:
             raise OverflowError(
-                f"the exact integer result could reach {left * most * repeats + extra}, beyond int64; "
+                f"the exact integer result could reach {bound}, beyond int64; "
                 "pass dtype='float64' to work in floating point"
             )
+        return max(bound, left, size)
+
+    @staticmethod
+    def _largest_pixel(problem: ConvProblem, left: int) -> int:
+        """``left``, or the constant beyond the edge."""
+        padded = problem.boundary == "constant" and problem.padded_shape != problem.x_shape
+        return max(left, abs(int(problem.cval))) if padded and problem.direction != "input_grad" else left
+
+    def _exact_within(self, bound: int) -> Call:
+        """This call of integers by the same method, in floats where these hold every sum, which is at most ``bound``.
+
+        No product and no partial sum is larger either, so none of them is rounded, whatever their order.
+        """
+        for name, largest in EXACT.items():
+            if bound <= largest:
+                if name not in self._in_floats:
+                    problem = replace(self.plan.problem, exact_in=name)
+                    try:
+                        plan = planner.plan(problem, **(self.planning | {"method": self.plan.method}))
+                        self._in_floats[name] = replace(self, plan=plan)
+                    except UnsupportedError:  # more scratch than the limit admits
+                        self._in_floats[name] = self
+                return self._in_floats[name]
+        return self
+
+    @cached_property
+    def _in_floats(self) -> dict[str, Call]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -259,23 +306,19 @@ def _largest_sum(b: np.ndarray, problem: ConvProblem) -> int:
     if b.size == 0:
         return 0
     if problem.C == problem.K == 1:
-        return _sum_of_sizes(b)
-    if problem.direction == "weight_grad":
-        b = check.channels_first(b, problem.layout)
-        rows = [b[:, k] for k in range(problem.K)]
+        rows = b.reshape(1, -1)
+    elif problem.direction == "weight_grad":
+        rows = check.channels_first(b, problem.layout).swapaxes(0, 1).reshape(problem.K, -1)
     elif problem.direction == "forward":
-        rows = list(b)
+        rows = b.reshape(problem.K, -1)
     else:
-        grouped = b.reshape(problem.groups, -1, *b.shape[1:])
-        rows = [grouped[g, :, c] for g in range(problem.groups) for c in range(b.shape[1])]
-    return max(_sum_of_sizes(row) for row in rows)
-
-
-def _sum_of_sizes(values: np.ndarray) -> int:
+        rows = b.reshape(problem.groups, -1, *b.shape[1:]).swapaxes(1, 2).reshape(problem.C, -1)
     # |int64 min| wraps to itself and reads right as uint64; halves of 32 bits can't overflow their sums.
-    sizes = values.astype(np.uint64) if values.dtype.kind in "ub" else np.abs(values.astype(np.int64)).view(np.uint64)
-    low = int((sizes & np.uint64(0xFFFFFFFF)).sum(dtype=np.uint64))
-    return (int((sizes >> np.uint64(32)).sum(dtype=np.uint64)) << 32) + low
+    sizes = rows.astype(np.uint64) if rows.dtype.kind in "ub" else np.abs(rows.astype(np.int64)).view(np.uint64)
+    if rows.dtype.itemsize <= 4:
+        return int(sizes.sum(axis=1).max())
+    low, high = (sizes & np.uint64(0xFFFFFFFF)).sum(axis=1), (sizes >> np.uint64(32)).sum(axis=1)
+    return max((h << 32) + l for h, l in zip(high.tolist(), low.tolist(), strict=True))
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,6 @@ class _ImageCall(Call):
 
     order: tuple[int, ...]
     """The axes of an image, those of the stack first."""
-    planning: dict
 
     def _run(self, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
         a = a.transpose(self.order)
@@ -153,7 +152,7 @@ def _prepare(
     call = make_call(problem, promoted, Settings(planning, result, overflow))
     shape = {"forward": tuple(filtered), "input_grad": image_shape, "weight_grad": kernel_shape}[direction]
     return _ImageCall(
-        call.plan, call.compute, call.result, call.bias_dtype, shape, call.overflow, (*others, rows, columns), planning
+        call.plan, call.result, call.bias_dtype, shape, call.overflow, planning, (*others, rows, columns)
     )
 
 

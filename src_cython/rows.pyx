@@ -1,0 +1,534 @@
+"""The direct method where each output channel sees one input channel: images and depthwise convolutions.
+
+Called by fastconv/algorithms/direct.py, which decides block sizes and makes the tables. Knows no cost, choice or
+padding rule. Every output is a sum over taps of one plane; along each axis it reads
+
+    source(i, tap) = step * i + offset(tap)        forward: step = stride, offset = tap*dilation - before
+                                                   input gradient: step = 1, one output phase: see direct.py
+
+and an output is worth as many loads as there are rows of it in a tile: a vector of a line of x, once loaded, meets all
+taps of its column in ROWS_M rows of outputs (simd/rows_tile.h). The rows of outputs in a tile are `spread` apart, so
+that a chunk's taps read lines of x that are equally far apart, whatever stride and dilation.
+
+A unit copies the lines of its block, the whole width of the image where that fits the second cache, so that nothing
+but the copying knows of edges, strides and types of x. A line in the copy, for each column phase in use:
+
+    line[phase][i] = source column step*(q0 + i + first) + phase,   of `pixel` elements each
+
+A pixel is one element; or, where channels lie side by side (NHWC), a slice of them with a weight for each, filled up
+to whole vectors (`each`); or the channels of a photo, which share their weights: then lines are longer, that is all.
+
+Outputs go straight to y where its rows lie in one piece of the right type, else by way of a stage: there the phases
+of an input gradient's columns meet before they are stored, side by side.
+
+    packed weights   w[plane or slice][vector of the slice][column phase][chunk][column of taps][tap of the chunk]
+    dw               dw[piece][channel][chunk][columns of taps, DOTS_S at a time][column][tap of the chunk]
+
+x and y come through the buffer protocol, since their types may differ from that of the sums: `x_kind` and `y_kind`
+number them as simd/rows_tile.h does.
+"""
+
+from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cython.parallel cimport prange, threadid
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from windows cimport first_inside, summand
+
+cdef extern from "rows.h" nogil:
+    const int ROWS_BYTES
+    const int ROWS_TAPS
+    const int ROWS_M
+    const int ROWS_LINES
+    const int DOTS_M
+    const int DOTS_S
+    ctypedef struct RowsTile:
+        ptrdiff_t chunks
+        const ptrdiff_t* taps
+        ptrdiff_t ncolumns
+        const ptrdiff_t* columns
+        ptrdiff_t x_step
+        ptrdiff_t y_step
+    void f32_rows_tile(const RowsTile*, int, ptrdiff_t, const float**, const float*, const float*, ptrdiff_t, ptrdiff_t,
+                       float**)
+    void f64_rows_tile(const RowsTile*, int, ptrdiff_t, const double**, const double*, const double*, ptrdiff_t, ptrdiff_t,
+                       double**)
+    void u64_rows_tile(const RowsTile*, int, ptrdiff_t, const uint64_t**, const uint64_t*, const uint64_t*, ptrdiff_t,
+                       ptrdiff_t, uint64_t**)
+    void f32_rows_dots(const RowsTile*, const float**, const float**, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*)
+    void f64_rows_dots(const RowsTile*, const double**, const double**, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*)
+    void u64_rows_dots(const RowsTile*, const uint64_t**, const uint64_t**, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t,
+                       uint64_t*)
+    void f32_rows_take(const char*, ptrdiff_t, int, ptrdiff_t, float*)
+    void f64_rows_take(const char*, ptrdiff_t, int, ptrdiff_t, double*)
+    void u64_rows_take(const char*, ptrdiff_t, int, ptrdiff_t, uint64_t*)
+    void f32_rows_give(const float*, ptrdiff_t, int, char*, ptrdiff_t)
+    void f64_rows_give(const double*, ptrdiff_t, int, char*, ptrdiff_t)
+    void u64_rows_give(const uint64_t*, ptrdiff_t, int, char*, ptrdiff_t)
+    void f32_rows_zip(const float*, const float*, ptrdiff_t, float*)
+    void f64_rows_zip(const double*, const double*, ptrdiff_t, double*)
+    void u64_rows_zip(const uint64_t*, const uint64_t*, ptrdiff_t, uint64_t*)
+
+TAPS, M, LINES = ROWS_TAPS, ROWS_M, ROWS_LINES
+"""Rows of taps in a chunk, rows of outputs in a tile, lines of x that they read."""
+DOT_ROWS, DOT_COLUMNS = DOTS_M, DOTS_S
+"""Rows of dy and columns of taps of one weight-gradient tile."""
+BYTES = ROWS_BYTES
+"""Bytes of one vector."""
+
+
+cdef struct Axis:
+    Py_ssize_t extent  # of the source
+    Py_ssize_t before, after  # places beyond the source that may repeat it
+    const int64_t* edge  # the source index of each of them, or -1
+
+
+cdef struct Task:
+    Py_ssize_t planes, multiplier  # planes of the result (or slices of channels), filters a channel
+    Py_ssize_t channels  # of all slices
+    Py_ssize_t pixel, padded  # elements of a pixel, and room for one in the copy
+    bint each
+    Axis h, w
+    Py_ssize_t P, Q, phases  # of the result; column phases of the result
+    Py_ssize_t step_h, step_w, spread
+    Py_ssize_t first_h, reach_h  # the least row offset, and how far the largest is from it
+    Py_ssize_t first_w, reach_w  # in steps
+    Py_ssize_t block_p, block_q, plane, source_phases  # a line's phases are `plane` pixels apart
+    Py_ssize_t line, stage  # elements from one line to the next, in the copy and in the stage
+    Py_ssize_t chunks, taps  # taps: all rows of taps together
+    const int64_t* residues  # the column phases of the source that are in use
+    const int64_t* sizes  # of chunks
+    const int64_t* bases  # row offsets of the chunks' first taps
+    const int64_t* begins  # columns[begins[t]:begins[t + 1]] are those of column phase t of the result
+    const int64_t* columns
+
+
+cdef inline Py_ssize_t inside(const Axis* a, Py_ssize_t i) noexcept nogil:
+    """The source index of a place on the axis, or -1 where the constant stands."""
+    if 0 <= i < a.extent:
+        return i
+    if i < -a.before or i >= a.extent + a.after:
+        return -1
+    return a.edge[a.before + (i if i < 0 else i - a.extent)]
+
+
+cdef inline void take(const char* x, Py_ssize_t step, int kind, Py_ssize_t n, summand* out) noexcept nogil:
+    if summand is float:
+        f32_rows_take(x, step, kind, n, out)
+    elif summand is double:
+        f64_rows_take(x, step, kind, n, out)
+    else:
+        u64_rows_take(x, step, kind, n, out)
+
+
+cdef inline void give(const summand* x, Py_ssize_t n, int kind, char* out, Py_ssize_t step) noexcept nogil:
+    if summand is float:
+        f32_rows_give(x, n, kind, out, step)
+    elif summand is double:
+        f64_rows_give(x, n, kind, out, step)
+    else:
+        u64_rows_give(x, n, kind, out, step)
+
+
+cdef inline void tile(const RowsTile* shape, bint each, Py_ssize_t rows, const summand** x, const summand* w,
+                      const summand* start, Py_ssize_t at, Py_ssize_t vectors, summand** y) noexcept nogil:
+    if summand is float:
+        f32_rows_tile(shape, each, rows, x, w, start, at, vectors, y)
+    elif summand is double:
+        f64_rows_tile(shape, each, rows, x, w, start, at, vectors, y)
+    else:
+        u64_rows_tile(shape, each, rows, x, w, start, at, vectors, y)
+
+
+cdef inline void dots(const RowsTile* shape, const summand** x, const summand** dy, Py_ssize_t rows, Py_ssize_t at,
+                      Py_ssize_t vectors, Py_ssize_t rest, summand* dot) noexcept nogil:
+    if summand is float:
+        f32_rows_dots(shape, x, dy, rows, at, vectors, rest, dot)
+    elif summand is double:
+        f64_rows_dots(shape, x, dy, rows, at, vectors, rest, dot)
+    else:
+        u64_rows_dots(shape, x, dy, rows, at, vectors, rest, dot)
+
+
+# --- lines -----------------------------------------------------------------------------------------
+
+
+cdef void load_pixels(const char* x, Py_ssize_t xw, Py_ssize_t item, int kind, const Task* t, Py_ssize_t elements,
+                      Py_ssize_t n, summand* out) noexcept nogil:
+    """n pixels of a row, xw bytes apart, each of `elements` elements."""
+    cdef Py_ssize_t i
+    if t.pixel == 1:
+        take(x, xw, kind, n, out)
+    elif xw == t.padded * item and elements == t.padded:
+        take(x, item, kind, n * elements, out)
+    else:
+        for i in range(n):
+            take(x + i * xw, item, kind, elements, out + i * t.padded)
+
+
+cdef void load_line(const char* row, Py_ssize_t xw, Py_ssize_t item, int kind, const Task* t, summand cval,
+                    Py_ssize_t elements, Py_ssize_t q0, Py_ssize_t width, summand* out) noexcept nogil:
+    """One line of the copy, `width` pixels in each phase; row == NULL: the constant."""
+    cdef Py_ssize_t i, j, c, w, begin, end, first, phase
+    for phase in range(t.source_phases):
+        first = t.step_w * (q0 + t.first_w) + t.residues[phase]
+        begin = first_inside(first, t.step_w, 0, width)
+        end = first_inside(first - t.w.extent, t.step_w, begin, width)
+        if row == NULL:
+            begin = end = width
+        i = 0
+        while i < width:
+            if i == begin and begin < end:
+                load_pixels(row + (first + i * t.step_w) * xw, t.step_w * xw, item, kind, t, elements, end - begin,
+                            out + i * t.padded)
+                i = end
+                continue
+            w = inside(&t.w, first + i * t.step_w) if row != NULL else -1
+            if w >= 0:
+                take(row + w * xw, item, kind, elements, out + i * t.padded)
+            else:
+                for c in range(t.padded):
+                    out[i * t.padded + c] = cval
+            i += 1
+        out += t.plane * t.padded
+
+
+cdef void load_block(const char* x, const Py_ssize_t* xs, Py_ssize_t item, int kind, const Task* t, summand cval,
+                     Py_ssize_t elements, Py_ssize_t p0, Py_ssize_t rows, Py_ssize_t q0, Py_ssize_t columns,
+                     summand* copy) noexcept nogil:
+    """The lines under rows x columns outputs at (p0, q0)."""
+    cdef Py_ssize_t i, h
+    for i in range(t.step_h * (rows - 1) + t.reach_h + 1):
+        h = inside(&t.h, t.step_h * p0 + t.first_h + i)
+        load_line(x + h * xs[2] if h >= 0 else NULL, xs[3], item, kind, t, cval, elements, q0, columns + t.reach_w,
+                  copy + i * t.line)
+
+
+cdef void point(const Task* t, const summand* copy, Py_ssize_t r, Py_ssize_t rows, Py_ssize_t m, Py_ssize_t chunk,
+                const summand** lines) noexcept nogil:
+    """The lines that a chunk reads for outputs r + spread*m, r + spread*(m + 1), ...; any one beyond the last of them."""
+    cdef Py_ssize_t i, u, last = t.step_h * (rows - 1) + t.reach_h
+    for i in range(m + t.sizes[chunk] - 1):
+        u = t.step_h * (r + t.spread * i) + t.bases[chunk] - t.first_h
+        lines[i] = copy + min(u, last) * t.line
+
+
+# --- forward ---------------------------------------------------------------------------------------
+
+
+cdef void store(const Task* t, const summand* stage, Py_ssize_t rows, char* y, const Py_ssize_t* ys, Py_ssize_t item,
+                int kind, Py_ssize_t elements, Py_ssize_t q0, Py_ssize_t columns) noexcept nogil:
+    """Rows of a tile from the stage [phase][row] to y, ys[2] bytes apart times `spread`."""
+    cdef Py_ssize_t m, phase, n, j
+    cdef const summand* line
+    cdef char* out
+    for m in range(rows):
+        out = y + m * t.spread * ys[2] + q0 * t.phases * ys[3]
+        if (t.phases == 2 and t.pixel == 1 and kind == 0 and ys[3] == item and t.Q >= (q0 + columns) * 2):
+            line = stage + m * t.stage
+            if summand is float:
+                f32_rows_zip(line, line + ROWS_M * t.stage, columns, <float*>out)
+            elif summand is double:
+                f64_rows_zip(line, line + ROWS_M * t.stage, columns, <double*>out)
+            else:
+                u64_rows_zip(line, line + ROWS_M * t.stage, columns, <uint64_t*>out)
+            continue
+        for phase in range(t.phases):
+            line = stage + (phase * ROWS_M + m) * t.stage
+            n = min(columns, (t.Q - phase + t.phases - 1) // t.phases - q0)
+            if t.pixel == 1:
+                give(line, n, kind, out + phase * ys[3], t.phases * ys[3])
+            else:
+                for j in range(n):
+                    give(line + j * t.padded, elements, kind, out + (phase + j * t.phases) * ys[3], item)
+
+
+cdef void forward_unit(Py_ssize_t unit, const Task* t, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item, int x_kind,
+                       summand cval, const summand* w, const summand* bias, char* y, const Py_ssize_t* ys,
+                       Py_ssize_t y_item, int y_kind, char* scratch) noexcept nogil:
+    """One block of outputs of one plane, or one slice of channels, of one sample."""
+    cdef Py_ssize_t lanes = ROWS_BYTES // <Py_ssize_t>sizeof(summand)
+    cdef Py_ssize_t columns_all = (t.Q + t.phases - 1) // t.phases
+    cdef Py_ssize_t q_blocks = (columns_all + t.block_q - 1) // t.block_q, p_blocks = (t.P + t.block_p - 1) // t.block_p
+    cdef Py_ssize_t q0 = unit % q_blocks * t.block_q, rest = unit // q_blocks
+    cdef Py_ssize_t p0 = rest % p_blocks * t.block_p
+    cdef Py_ssize_t k = rest // p_blocks % t.planes, n = rest // p_blocks // t.planes
+    cdef Py_ssize_t rows = min(t.block_p, t.P - p0), columns = min(t.block_q, columns_all - q0)
+    cdef Py_ssize_t channel = k * t.pixel if t.each else k
+    cdef Py_ssize_t elements = min(t.pixel, t.channels - channel) if t.each else t.pixel
+    cdef Py_ssize_t run = columns * t.pixel  # of a line, where weights are shared
+    cdef Py_ssize_t vectors = t.padded // lanes if t.each else 1
+    cdef Py_ssize_t weights = t.taps * (lanes if t.each else 1)  # of a column of taps
+    cdef bint staged = (t.phases > 1 or y_kind != 0 or ys[3] != t.pixel * y_item and not t.each
+                        or (elements < t.padded if t.each else run < lanes))
+    cdef summand* copy = <summand*>scratch
+    cdef summand* stage = copy + (t.step_h * (t.block_p - 1) + t.reach_h + 1) * t.line + lanes
+    cdef summand* spare = stage + t.phases * ROWS_M * t.stage
+    cdef const summand** lines = <const summand**>(spare + t.stage)
+    cdef summand start[8]
+    cdef summand* out[16]
+    cdef RowsTile shape
+    cdef Py_ssize_t r, m, i, phase, chunk, left, size, v
+    cdef const summand* packed
+    load_block(x + n * xs[0] + (channel if t.each else k // t.multiplier) * xs[1], xs, x_item, x_kind, t, cval, elements,
+               p0, rows, q0, columns, copy)
+    y += n * ys[0] + channel * ys[1]
+    w += k * t.begins[t.phases] * weights * vectors
+    shape.chunks, shape.taps = t.chunks, <const ptrdiff_t*>t.sizes
+    shape.x_step = t.padded if t.each else lanes
+    shape.y_step = shape.x_step if staged or not t.each else ys[3] // y_item
+    for i in range(lanes):
+        start[i] = bias[k] if bias != NULL and not t.each else 0
+    for r in range(min(t.spread, rows)):
+        left = (rows - r + t.spread - 1) // t.spread
+        for m in range((left + ROWS_M - 1) // ROWS_M):
+            m *= ROWS_M
+            size = min(left - m, ROWS_M)
+            for chunk in range(t.chunks):
+                point(t, <const summand*>copy, r + t.spread * m, rows, ROWS_M if size > ROWS_M // 2 else ROWS_M // 2,
+                      chunk, lines + chunk * ROWS_LINES)
+            packed = w
+            for v in range(vectors):
+                if t.each:
+                    for i in range(lanes):
+                        start[i] = bias[channel + v * lanes + i] if bias != NULL and v * lanes + i < elements else 0
+                for phase in range(t.phases):
+                    for i in range(ROWS_M):
+                        if staged:
+                            out[i] = stage + (phase * ROWS_M + i) * t.stage
+                        elif i < size:
+                            out[i] = <summand*>(y + (p0 + r + t.spread * (m + i)) * ys[2] + q0 * ys[3])
+                        else:
+                            out[i] = spare
+                    shape.ncolumns = t.begins[phase + 1] - t.begins[phase]
+                    shape.columns = <const ptrdiff_t*>t.columns + t.begins[phase]
+                    if t.each:
+                        tile(&shape, True, size, lines, packed, <const summand*>start, v * lanes, columns, out)
+                    elif staged:
+                        tile(&shape, False, size, lines, packed, <const summand*>start, 0, (run + lanes - 1) // lanes, out)
+                    else:
+                        tile(&shape, False, size, lines, packed, <const summand*>start, 0, run // lanes, out)
+                        if run % lanes:  # the last vector once more, from where it is whole
+                            tile(&shape, False, size, lines, packed, <const summand*>start, run - lanes, 1, out)
+                    packed += shape.ncolumns * weights
+            if staged:
+                store(t, <const summand*>stage, size, y + (p0 + r + t.spread * m) * ys[2], ys, y_item, y_kind, elements,
+                      q0, columns)
+
+
+cdef void forward(Task t, Py_ssize_t N, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item, int x_kind, summand cval,
+                  const summand* w, const summand* bias, char* y, const Py_ssize_t* ys, Py_ssize_t y_item, int y_kind,
+                  char* scratch, Py_ssize_t worker_bytes, int workers) noexcept nogil:
+    cdef Py_ssize_t unit, units = (N * t.planes * ((t.P + t.block_p - 1) // t.block_p)
+                                   * (((t.Q + t.phases - 1) // t.phases + t.block_q - 1) // t.block_q))
+    if workers == 1:
+        for unit in range(units):
+            forward_unit(unit, &t, x, xs, x_item, x_kind, cval, w, bias, y, ys, y_item, y_kind, scratch)
+    else:
+        for unit in prange(units, num_threads=workers, schedule="static"):
+            forward_unit(unit, &t, x, xs, x_item, x_kind, cval, w, bias, y, ys, y_item, y_kind,
+                         scratch + threadid() * worker_bytes)
+
+
+# --- weight gradient -------------------------------------------------------------------------------
+
+
+cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t N, Py_ssize_t pieces, const char* x,
+                      const Py_ssize_t* xs, Py_ssize_t x_item, int x_kind, summand cval, const char* dy,
+                      const Py_ssize_t* ys, summand* dw, char* scratch) noexcept nogil:
+    """dw of one plane, or one slice of channels, summed over the blocks of one piece."""
+    cdef Py_ssize_t lanes = ROWS_BYTES // <Py_ssize_t>sizeof(summand), item = sizeof(summand)
+    cdef Py_ssize_t q_blocks = (t.Q + t.block_q - 1) // t.block_q, p_blocks = (t.P + t.block_p - 1) // t.block_p
+    cdef Py_ssize_t k = unit % t.planes, piece = unit // t.planes, blocks = N * p_blocks * q_blocks
+    cdef Py_ssize_t channel = k * t.pixel if t.each else k
+    cdef Py_ssize_t elements = min(t.pixel, t.channels - channel) if t.each else t.pixel
+    cdef Py_ssize_t vectors = t.padded // lanes if t.each else 1
+    cdef Py_ssize_t ncolumns = t.begins[1], count = t.taps * ncolumns
+    cdef summand* copy = <summand*>scratch
+    cdef summand* dy_copy = copy + (t.step_h * (t.block_p - 1) + t.reach_h + 1) * t.line + lanes
+    cdef summand* dot = dy_copy + t.block_p * t.stage
+    cdef const summand** lines = <const summand**>(dot + vectors * count * lanes)
+    cdef const summand* dy_lines[4]
+    cdef RowsTile shape
+    cdef Py_ssize_t b, n, p0, q0, rows, columns, run, r, m, i, v, s, chunk, left, size, c, steps, rest
+    cdef const char* row
+    cdef summand* sums
+    cdef summand total
+    memset(dot, 0, vectors * count * lanes * item)
+    shape.chunks = 1
+    shape.x_step = shape.y_step = t.padded if t.each else lanes
+    for b in range(blocks * piece // pieces, blocks * (piece + 1) // pieces):
+        n, p0, q0 = b // q_blocks // p_blocks, b // q_blocks % p_blocks * t.block_p, b % q_blocks * t.block_q
+        rows, columns = min(t.block_p, t.P - p0), min(t.block_q, t.Q - q0)
+        run = columns * t.pixel
+        steps = columns if t.each else (run + lanes - 1) // lanes
+        rest = lanes if t.each else run - (steps - 1) * lanes
+        load_block(x + n * xs[0] + (channel if t.each else k // t.multiplier) * xs[1], xs, x_item, x_kind, t, cval,
+                   elements, p0, rows, q0, columns, copy)
+        for i in range(rows):
+            row = dy + n * ys[0] + channel * ys[1] + (p0 + i) * ys[2] + q0 * ys[3]
+            load_pixels(row, ys[3], item, 0, t, elements, columns, dy_copy + i * t.stage)
+            if not t.each:
+                memset(dy_copy + i * t.stage + run, 0, (steps * lanes - run) * item)
+        for r in range(min(t.spread, rows)):
+            left, m = (rows - r + t.spread - 1) // t.spread, 0
+            while m < left:
+                size = DOTS_M if left - m >= DOTS_M else 1
+                for i in range(size):
+                    dy_lines[i] = dy_copy + (r + t.spread * (m + i)) * t.stage
+                sums = dot
+                for chunk in range(t.chunks):
+                    point(t, <const summand*>copy, r + t.spread * m, rows, size, chunk, lines)
+                    shape.taps = <const ptrdiff_t*>t.sizes + chunk
+                    for s in range((ncolumns + DOTS_S - 1) // DOTS_S):
+                        s *= DOTS_S
+                        shape.columns, shape.ncolumns = <const ptrdiff_t*>t.columns + s, min(DOTS_S, ncolumns - s)
+                        for v in range(vectors):
+                            dots(&shape, lines, dy_lines, size, v * lanes, steps, rest, sums)
+                            sums += shape.ncolumns * t.sizes[chunk] * lanes
+                m += size
+    # The order is that of `sums`: chunk, columns of taps, vector; lanes are one sum, or channels.
+    sums = dot
+    dw += piece * t.channels * count
+    c = 0  # taps before
+    for chunk in range(t.chunks):
+        for s in range((ncolumns + DOTS_S - 1) // DOTS_S):
+            s *= DOTS_S
+            size = min(DOTS_S, ncolumns - s) * t.sizes[chunk]
+            for v in range(vectors):
+                for m in range(size):
+                    if t.each:
+                        for i in range(min(lanes, elements - v * lanes)):
+                            dw[(channel + v * lanes + i) * count + c + m] = sums[i]
+                    else:
+                        total = 0
+                        for i in range(lanes):
+                            total += sums[i]
+                        dw[channel * count + c + m] = total
+                    sums += lanes
+            c += size
+
+
+cdef void weight_grad(Task t, Py_ssize_t N, Py_ssize_t pieces, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item,
+                      int x_kind, summand cval, const char* dy, const Py_ssize_t* ys, summand* dw, char* scratch,
+                      Py_ssize_t worker_bytes, int workers) noexcept nogil:
+    cdef Py_ssize_t unit
+    if workers == 1:
+        for unit in range(pieces * t.planes):
+            weight_unit(unit, &t, N, pieces, x, xs, x_item, x_kind, cval, dy, ys, dw, scratch)
+    else:
+        for unit in prange(pieces * t.planes, num_threads=workers, schedule="static"):
+            weight_unit(unit, &t, N, pieces, x, xs, x_item, x_kind, cval, dy, ys, dw, scratch + threadid() * worker_bytes)
+
+
+# --- what Python calls -----------------------------------------------------------------------------
+
+
+cdef Task make_task(tuple numbers, const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h,
+                    Py_ssize_t before_w, const int64_t[::1] tables) except *:
+    """`numbers` in the order of Task; rows and columns: `edge`s; tables: residues, sizes, bases, begins and columns."""
+    cdef Task t
+    cdef const int64_t* table = &tables[0]
+    (t.planes, t.multiplier, t.channels, t.pixel, t.padded, t.each, t.h.extent, t.w.extent, t.P, t.Q, t.phases, t.step_h,
+     t.step_w, t.spread, t.first_h, t.reach_h, t.first_w, t.reach_w, t.block_p, t.block_q, t.plane, t.source_phases,
+     t.line, t.stage, t.chunks, t.taps) = numbers
+    t.h.before, t.h.after, t.h.edge = before_h, rows.shape[0] - before_h, &rows[0] if rows.shape[0] else NULL
+    t.w.before, t.w.after, t.w.edge = before_w, columns.shape[0] - before_w, &columns[0] if columns.shape[0] else NULL
+    t.residues, t.sizes = table, table + t.source_phases
+    t.bases, t.begins = t.sizes + t.chunks, t.sizes + 2 * t.chunks
+    t.columns = t.begins + t.phases + 1
+    return t
+
+
+def f32_forward(x, int x_kind, const float[::1] packed, const float[::1] bias, y, int y_kind, float cval, tuple numbers,
+                const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
+                const int64_t[::1] tables, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """y (N, planes, P, Q) of x (N, channels, H, W), any strides."""
+    cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
+    cdef Py_buffer a, b
+    PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
+    try:
+        PyObject_GetBuffer(y, &b, PyBUF_STRIDES | PyBUF_WRITABLE)
+        with nogil:
+            forward[float](t, a.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval, &packed[0],
+                           &bias[0] if bias.shape[0] else NULL, <char*>b.buf, b.strides, b.itemsize, y_kind, <char*>&scratch[0],
+                           worker_bytes, workers)
+        PyBuffer_Release(&b)
+    finally:
+        PyBuffer_Release(&a)
+
+
+def f64_forward(x, int x_kind, const double[::1] packed, const double[::1] bias, y, int y_kind, double cval, tuple numbers,
+                const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
+                const int64_t[::1] tables, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """y (N, planes, P, Q) of x (N, channels, H, W), any strides."""
+    cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
+    cdef Py_buffer a, b
+    PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
+    try:
+        PyObject_GetBuffer(y, &b, PyBUF_STRIDES | PyBUF_WRITABLE)
+        with nogil:
+            forward[double](t, a.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval, &packed[0],
+                           &bias[0] if bias.shape[0] else NULL, <char*>b.buf, b.strides, b.itemsize, y_kind, <char*>&scratch[0],
+                           worker_bytes, workers)
+        PyBuffer_Release(&b)
+    finally:
+        PyBuffer_Release(&a)
+
+
+def u64_forward(x, int x_kind, const uint64_t[::1] packed, const uint64_t[::1] bias, y, int y_kind, uint64_t cval, tuple numbers,
+                const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
+                const int64_t[::1] tables, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """y (N, planes, P, Q) of x (N, channels, H, W), any strides."""
+    cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
+    cdef Py_buffer a, b
+    PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
+    try:
+        PyObject_GetBuffer(y, &b, PyBUF_STRIDES | PyBUF_WRITABLE)
+        with nogil:
+            forward[uint64_t](t, a.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval, &packed[0],
+                           &bias[0] if bias.shape[0] else NULL, <char*>b.buf, b.strides, b.itemsize, y_kind, <char*>&scratch[0],
+                           worker_bytes, workers)
+        PyBuffer_Release(&b)
+    finally:
+        PyBuffer_Release(&a)
+
+
+def f32_weight_grad(x, int x_kind, const float[:, :, :, :] dy, float[:, :, ::1] dw, float cval, tuple numbers,
+                    const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
+                    const int64_t[::1] tables, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """dw (pieces, channels, taps), to be added up and put in order by the caller."""
+    cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
+    cdef Py_buffer a
+    PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
+    with nogil:
+        weight_grad[float](t, a.shape[0], dw.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval,
+                           <const char*>&dy[0, 0, 0, 0], dy.strides, &dw[0, 0, 0], <char*>&scratch[0], worker_bytes, workers)
+    PyBuffer_Release(&a)
+
+
+def f64_weight_grad(x, int x_kind, const double[:, :, :, :] dy, double[:, :, ::1] dw, double cval, tuple numbers,
+                    const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
+                    const int64_t[::1] tables, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """dw (pieces, channels, taps), to be added up and put in order by the caller."""
+    cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
+    cdef Py_buffer a
+    PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
+    with nogil:
+        weight_grad[double](t, a.shape[0], dw.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval,
+                           <const char*>&dy[0, 0, 0, 0], dy.strides, &dw[0, 0, 0], <char*>&scratch[0], worker_bytes, workers)
+    PyBuffer_Release(&a)
+
+
+def u64_weight_grad(x, int x_kind, const uint64_t[:, :, :, :] dy, uint64_t[:, :, ::1] dw, uint64_t cval, tuple numbers,
+                    const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
+                    const int64_t[::1] tables, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """dw (pieces, channels, taps), to be added up and put in order by the caller."""
+    cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
+    cdef Py_buffer a
+    PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
+    with nogil:
+        weight_grad[uint64_t](t, a.shape[0], dw.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval,
+                           <const char*>&dy[0, 0, 0, 0], dy.strides, &dw[0, 0, 0], <char*>&scratch[0], worker_bytes, workers)
+    PyBuffer_Release(&a)

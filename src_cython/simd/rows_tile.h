@@ -1,0 +1,210 @@
+/* Register tiles of the row kernels, for one element type T (f32, f64 or u64): convolution along lines of an image,
+ * each output from one channel. src_cython/rows.pyx says what lines and taps are; no shape, stride or boundary here.
+ *
+ *   T_rows_tile_UxW   y[m][g] = start + sum_{chunk, s, j} w[chunk][s][j] * x[chunk][m + j][g + columns[s]]
+ *   T_rows_dots       dot[s][j] += sum_{m, g} dy[m][g] * x[m + j][g + columns[s]]
+ *
+ * Every vector of x, once loaded, meets all taps j of its column in up to `taps` rows of outputs: (M + taps - 1) loads
+ * for M * taps multiply-adds. Vectors of 32 bytes at most: their misaligned loads and stores cross cache lines half as
+ * often as those of 64, and 16 of them as sums hide the latency of the multiply-add all the same.
+ */
+#include "vector.h"
+
+#ifndef ROWS_TAPS
+#define ROWS_BYTES (VECTOR_BYTES < 32 ? VECTOR_BYTES : 32)
+#define ROWS_TAPS 5 /* most taps of a chunk: rows of a filter column taken together */
+#define ROWS_M (VECTOR_REGISTERS == 32 ? 8 : 4) /* rows of outputs */
+#define ROWS_LINES (ROWS_M + ROWS_TAPS - 1) /* lines of x that a chunk reads */
+#define DOTS_M 4 /* rows of dy */
+#define DOTS_S (VECTOR_REGISTERS == 32 ? 3 : 2) /* columns of taps */
+#define ROWS_LANES(T) ((ptrdiff_t)(ROWS_BYTES / sizeof(T)))
+
+typedef f32 f32_line __attribute__((vector_size(ROWS_BYTES), aligned(4), may_alias));
+typedef f64 f64_line __attribute__((vector_size(ROWS_BYTES), aligned(8), may_alias));
+typedef u64 u64_line __attribute__((vector_size(ROWS_BYTES), aligned(8), may_alias));
+typedef uint32_t u32_line __attribute__((vector_size(ROWS_BYTES), aligned(4), may_alias));
+#define LINE(type) PASTE(type, line)
+
+enum { ROWS_SAME, ROWS_U8, ROWS_I8, ROWS_U16, ROWS_I16, ROWS_U32, ROWS_I32, ROWS_U64, ROWS_I64 };
+
+/* float32 holds integers up to 2**24 exactly: by way of int32, for which every instruction set has vectors. */
+#define ROWS_INTEGER(v) _Generic((v), f32: (int64_t)(int32_t)(v), default: (int64_t)(v))
+
+/* A call's constants. Distances in elements. */
+typedef struct {
+    ptrdiff_t chunks;         /* of the filter's rows */
+    const ptrdiff_t* taps;    /* of each chunk: 1 to ROWS_TAPS */
+    ptrdiff_t ncolumns;       /* columns of taps */
+    const ptrdiff_t* columns; /* where each reads, from the output's place */
+    ptrdiff_t x_step, y_step; /* from one vector to the next */
+} RowsTile;
+#endif
+
+/* One tile of M rows x U vectors: all taps of all chunks pass by while the sums stay in registers. */
+#define ROWS_CHUNK(M, U, N, W)                                                                             \
+    for (ptrdiff_t s = 0; s < t->ncolumns; s++) {                                                          \
+        const ptrdiff_t place = t->columns[s] + x_at;                                                      \
+        LINE(T) weight[N];                                                                                 \
+        _Pragma("GCC unroll 5") for (int j = 0; j < N; j++) weight[j] = W(weights, j);                     \
+        weights += N * W##_SIZE;                                                                           \
+        _Pragma("GCC unroll 12") for (int i = 0; i < M + N - 1; i++) {                                     \
+            const T* line = lines[i] + place;                                                              \
+            _Pragma("GCC unroll 2") for (int u = 0; u < U; u++) {                                          \
+                const LINE(T) v = *(const LINE(T)*)(line + u * x_step);                                    \
+                _Pragma("GCC unroll 5") for (int j = 0; j < N; j++)                                        \
+                    if (i - j >= 0 && i - j < M) sum[i - j][u] += weight[j] * v;                           \
+            }                                                                                              \
+        }                                                                                                  \
+    }
+
+#define ROWS_TILE(M, U, W)                                                                                 \
+    {                                                                                                      \
+        const T* weights = w;                                                                              \
+        const T* const* lines = x;                                                                         \
+        LINE(T) sum[M][U];                                                                                 \
+        _Pragma("GCC unroll 8") for (int m = 0; m < M; m++)                                                \
+            _Pragma("GCC unroll 2") for (int u = 0; u < U; u++) sum[m][u] = first;                         \
+        for (ptrdiff_t chunk = 0; chunk < t->chunks; chunk++, lines += ROWS_LINES) switch (t->taps[chunk]) { \
+            case 1: ROWS_CHUNK(M, U, 1, W) break;                                                          \
+            case 2: ROWS_CHUNK(M, U, 2, W) break;                                                          \
+            case 3: ROWS_CHUNK(M, U, 3, W) break;                                                          \
+            case 4: ROWS_CHUNK(M, U, 4, W) break;                                                          \
+            default: ROWS_CHUNK(M, U, 5, W)                                                                \
+        }                                                                                                  \
+        _Pragma("GCC unroll 8") for (int m = 0; m < M; m++)                                                \
+            _Pragma("GCC unroll 2") for (int u = 0; u < U; u++)                                            \
+                *(LINE(T)*)(y[m] + y_at + u * t->y_step) = sum[m][u];                                      \
+    }
+
+/* One weight for all lanes, or one for each lane. */
+#define ROWS_ONE(w, j) ((w)[j] - (LINE(T)){0})
+#define ROWS_ONE_SIZE 1
+#define ROWS_EACH(w, j) (*(const LINE(T)*)((w) + (j) * ROWS_LANES(T)))
+#define ROWS_EACH_SIZE ROWS_LANES(T)
+
+#define ROWS_FUNCTION(name, M, W)                                                                          \
+    static void PASTE(T, name)(const RowsTile* t, const T* const* x, const T* w, const T* start,           \
+                               ptrdiff_t at, ptrdiff_t vectors, T* const* y) {                             \
+        const ptrdiff_t x_step = t->x_step;                                                                \
+        const LINE(T) first = *(const LINE(T)*)start;                                                      \
+        ptrdiff_t x_at = at, y_at = at;                                                                    \
+        for (; vectors >= 2; vectors -= 2, x_at += 2 * x_step, y_at += 2 * t->y_step) ROWS_TILE(M, 2, W)   \
+        if (vectors) ROWS_TILE(M, 1, W)                                                                    \
+    }
+
+ROWS_FUNCTION(rows_one, ROWS_M, ROWS_ONE)
+ROWS_FUNCTION(rows_one_half, ROWS_M / 2, ROWS_ONE)
+ROWS_FUNCTION(rows_each, ROWS_M, ROWS_EACH)
+ROWS_FUNCTION(rows_each_half, ROWS_M / 2, ROWS_EACH)
+#undef ROWS_FUNCTION
+
+/* Up to ROWS_M rows of outputs; y holds as many lines as the tile has rows, ROWS_M / 2 if these are enough. */
+static void PASTE(T, rows_tile)(const RowsTile* t, int each, ptrdiff_t rows, const T* const* x, const T* w,
+                                const T* start, ptrdiff_t at, ptrdiff_t vectors, T* const* y) {
+    if (rows > ROWS_M / 2)
+        (each ? PASTE(T, rows_each) : PASTE(T, rows_one))(t, x, w, start, at, vectors, y);
+    else
+        (each ? PASTE(T, rows_each_half) : PASTE(T, rows_one_half))(t, x, w, start, at, vectors, y);
+}
+
+/* dot[s][j] += sum_{m, g} dy[m][g] * x[m + j][g + columns[s]], lane by lane. Of the last vector only `rest` lanes are
+ * summed: x is masked there, for zero times NaN is NaN; dy must be zero. */
+#define ROWS_DOTS(M, N, S)                                                                                 \
+    {                                                                                                      \
+        LINE(T) sum[S][N];                                                                                 \
+        _Pragma("GCC unroll 3") for (int s = 0; s < S; s++)                                                \
+            _Pragma("GCC unroll 5") for (int j = 0; j < N; j++)                                            \
+                sum[s][j] = *(const LINE(T)*)(dot + (s * N + j) * ROWS_LANES(T));                          \
+        for (ptrdiff_t g = 0; g < vectors; g++) {                                                          \
+            const u32_line mask = g < vectors - 1 ? ~(u32_line){0} : last;                                 \
+            LINE(T) d[M];                                                                                  \
+            _Pragma("GCC unroll 4") for (int m = 0; m < M; m++)                                            \
+                d[m] = *(const LINE(T)*)(dy[m] + at + g * t->y_step);                                      \
+            _Pragma("GCC unroll 3") for (int s = 0; s < S; s++) {                                          \
+                const ptrdiff_t place = t->columns[s] + at + g * t->x_step;                                \
+                _Pragma("GCC unroll 8") for (int i = 0; i < M + N - 1; i++) {                              \
+                    const LINE(T) v = (LINE(T))(*(const u32_line*)(x[i] + place) & mask);                  \
+                    _Pragma("GCC unroll 5") for (int j = 0; j < N; j++)                                    \
+                        if (i - j >= 0 && i - j < M) sum[s][j] += d[i - j] * v;                            \
+                }                                                                                          \
+            }                                                                                              \
+        }                                                                                                  \
+        _Pragma("GCC unroll 3") for (int s = 0; s < S; s++)                                                \
+            _Pragma("GCC unroll 5") for (int j = 0; j < N; j++)                                            \
+                *(LINE(T)*)(dot + (s * N + j) * ROWS_LANES(T)) = sum[s][j];                                \
+    }
+#define ROWS_DOTS_S(M, N)                                 \
+    switch (t->ncolumns) {                                \
+        case 1: ROWS_DOTS(M, N, 1) break;                 \
+        case 2: ROWS_DOTS(M, N, 2) break;                 \
+        default: ROWS_DOTS(M, N, DOTS_S)                  \
+    }                                                     \
+    break;
+#define ROWS_DOTS_N(M)                                    \
+    switch (t->taps[0]) {                                 \
+        case 1: ROWS_DOTS_S(M, 1)                         \
+        case 2: ROWS_DOTS_S(M, 2)                         \
+        case 3: ROWS_DOTS_S(M, 3)                         \
+        case 4: ROWS_DOTS_S(M, 4)                         \
+        default: ROWS_DOTS_S(M, 5)                        \
+    }
+
+/* One chunk of rows and at most DOTS_S columns of taps, for 1 or DOTS_M rows of dy. */
+static void PASTE(T, rows_dots)(const RowsTile* t, const T* const* x, const T* const* dy, ptrdiff_t rows, ptrdiff_t at,
+                                ptrdiff_t vectors, ptrdiff_t rest, T* dot) {
+    uint32_t lanes[ROWS_BYTES / 4];
+    for (ptrdiff_t b = 0; b < ROWS_BYTES / 4; b++) lanes[b] = b * 4 < rest * (ptrdiff_t)sizeof(T) ? UINT32_MAX : 0;
+    const u32_line last = *(const u32_line*)lanes;
+    if (rows == DOTS_M)
+        ROWS_DOTS_N(DOTS_M)
+    else
+        ROWS_DOTS_N(1)
+}
+
+/* out[i] = the i-th of n elements of some type, `step` bytes apart. */
+#define ROWS_TAKE(type)                                                                                    \
+    if (step == sizeof(type))                                                                              \
+        for (ptrdiff_t i = 0; i < n; i++) out[i] = (T)((const type*)x)[i];                                 \
+    else                                                                                                   \
+        for (ptrdiff_t i = 0; i < n; i++) out[i] = (T)*(const type*)(x + i * step);                        \
+    break;
+static void PASTE(T, rows_take)(const char* x, ptrdiff_t step, int kind, ptrdiff_t n, T* restrict out) {
+    switch (kind) {
+        case ROWS_U8: ROWS_TAKE(uint8_t)
+        case ROWS_I8: ROWS_TAKE(int8_t)
+        case ROWS_U16: ROWS_TAKE(uint16_t)
+        case ROWS_I16: ROWS_TAKE(int16_t)
+        case ROWS_U32: ROWS_TAKE(uint32_t)
+        case ROWS_I32: ROWS_TAKE(int32_t)
+        case ROWS_U64: ROWS_TAKE(uint64_t)
+        case ROWS_I64: ROWS_TAKE(int64_t)
+        default:
+            if (step == sizeof(T))
+                memcpy(out, x, n * sizeof(T));
+            else if (step == 2 * sizeof(T)) /* a constant step lets the compiler vectorise */
+                for (ptrdiff_t i = 0; i < n; i++) out[i] = ((const T*)x)[2 * i];
+            else
+                for (ptrdiff_t i = 0; i < n; i++) out[i] = *(const T*)(x + i * step);
+    }
+}
+
+/* The other way round, as T or int64. */
+static void PASTE(T, rows_give)(const T* restrict x, ptrdiff_t n, int kind, char* out, ptrdiff_t step) {
+    if (kind == ROWS_I64) {
+        if (step == 8)
+            for (ptrdiff_t i = 0; i < n; i++) ((int64_t*)out)[i] = ROWS_INTEGER(x[i]);
+        else
+            for (ptrdiff_t i = 0; i < n; i++) *(int64_t*)(out + i * step) = ROWS_INTEGER(x[i]);
+    } else if (step == sizeof(T))
+        memcpy(out, x, n * sizeof(T));
+    else
+        for (ptrdiff_t i = 0; i < n; i++) *(T*)(out + i * step) = x[i];
+}
+
+/* out[i * 2] = even[i], out[i * 2 + 1] = odd[i] */
+static void PASTE(T, rows_zip)(const T* restrict even, const T* restrict odd, ptrdiff_t n, T* restrict out) {
+    for (ptrdiff_t i = 0; i < n; i++) {
+        out[2 * i] = even[i];
+        out[2 * i + 1] = odd[i];
+    }
+}
