@@ -55,6 +55,9 @@ def factors(kernels: np.ndarray, most: int) -> Factors:
         if one is None:
             return Factors(kernels[:, :0], kernels[:, :0], False)
         found.append(one)
+    if count == 1:
+        columns, rows, same_signs = found[0]
+        return Factors(columns[None], rows[None], same_signs)
     rank = max((len(columns) for columns, _, _ in found), default=0)
     columns, rows = np.zeros((count, rank, height), kernels.dtype), np.zeros((count, rank, width), kernels.dtype)
     for i, one in enumerate(found):

@@ -37,9 +37,12 @@ from windows cimport first_inside, summand
 cdef extern from "tiles.h" nogil:
     const int SEPARABLE_LINES
     const int VECTOR_BYTES
-    void f32_separable_row(const float*, const ptrdiff_t*, ptrdiff_t, const float*, float*, ptrdiff_t, bint)
-    void f64_separable_row(const double*, const ptrdiff_t*, ptrdiff_t, const double*, double*, ptrdiff_t, bint)
-    void u64_separable_row(const uint64_t*, const ptrdiff_t*, ptrdiff_t, const uint64_t*, uint64_t*, ptrdiff_t, bint)
+    void f32_separable_row(const float*, const ptrdiff_t*, ptrdiff_t, const float*, float*, ptrdiff_t, bint,
+                           const char*, ptrdiff_t)
+    void f64_separable_row(const double*, const ptrdiff_t*, ptrdiff_t, const double*, double*, ptrdiff_t, bint,
+                           const char*, ptrdiff_t)
+    void u64_separable_row(const uint64_t*, const ptrdiff_t*, ptrdiff_t, const uint64_t*, uint64_t*, ptrdiff_t, bint,
+                           const char*, ptrdiff_t)
     void f32_separable_columns(const float**, ptrdiff_t, ptrdiff_t, const float*, float, float*, ptrdiff_t, ptrdiff_t)
     void f64_separable_columns(const double**, ptrdiff_t, ptrdiff_t, const double*, double, double*, ptrdiff_t,
                                ptrdiff_t)
@@ -64,20 +67,20 @@ cdef struct Task:
     Py_ssize_t C, W, R, S, P, Q
     Py_ssize_t left, sh, sw, dh, dw, spread, step, classes
     Py_ssize_t terms, block_j, block_q, slots, pitch, phases, row_pitch
-    Py_ssize_t padded_w
+    Py_ssize_t padded_h, padded_w
     const int64_t* rows
     const int64_t* columns
     const int64_t* taps
 
 
 cdef inline void row_tile(const summand* x, const Task* t, const summand* w, summand* y, Py_ssize_t length,
-                          bint add) noexcept nogil:
+                          bint add, const char* next_row, Py_ssize_t pixel) noexcept nogil:
     if summand is float:
-        f32_separable_row(x, <const ptrdiff_t*>t.taps, t.S, w, y, length, add)
+        f32_separable_row(x, <const ptrdiff_t*>t.taps, t.S, w, y, length, add, next_row, pixel)
     elif summand is double:
-        f64_separable_row(x, <const ptrdiff_t*>t.taps, t.S, w, y, length, add)
+        f64_separable_row(x, <const ptrdiff_t*>t.taps, t.S, w, y, length, add, next_row, pixel)
     else:
-        u64_separable_row(x, <const ptrdiff_t*>t.taps, t.S, w, y, length, add)
+        u64_separable_row(x, <const ptrdiff_t*>t.taps, t.S, w, y, length, add, next_row, pixel)
 
 
 cdef inline void column_tile(const summand** rows, const Task* t, const summand* w, summand start, summand* y,
@@ -153,7 +156,9 @@ cdef void unit(Py_ssize_t number, const Task* t, const char* x, const Py_ssize_t
     cdef summand* row = ring + t.slots * t.terms * t.pitch
     cdef summand* bounce = row + t.phases * t.row_pitch  # lines of y, where it can't be written as it lies
     cdef const summand** sources = <const summand**>(bounce + SEPARABLE_LINES * t.pitch)
-    cdef Py_ssize_t j = j0, i, next_row = 0, m, r, lines, ld, b, k
+    cdef Py_ssize_t pixel = t.sw * xs[3]
+    cdef const char* ahead = x  # the row that is read next
+    cdef Py_ssize_t j = j0, i, next_row = 0, h, m, r, lines, ld, b, k
     cdef summand start = bias[c] if bias != NULL else 0
     cdef summand* out
     cdef char* to
@@ -167,8 +172,10 @@ cdef void unit(Py_ssize_t number, const Task* t, const char* x, const Py_ssize_t
         lines = SEPARABLE_LINES if t.slots > t.R and j + SEPARABLE_LINES <= j1 else 1
         for i in range(max(next_row, j * t.step), (j + lines - 1) * t.step + t.R):
             load_row(x, xs, t, cval, a * t.sh + i * t.dh, q0, width, row)
+            h = t.rows[min(a * t.sh + (i + 1) * t.dh, t.padded_h - 1)]
+            ahead = x + max(h, 0) * xs[2] + max(q0 * t.sw - t.left, 0) * xs[3]
             for m in range(t.terms):
-                row_tile(row, t, rows + m * t.S, ring + (i % t.slots * t.terms + m) * t.pitch, width, False)
+                row_tile(row, t, rows + m * t.S, ring + (i % t.slots * t.terms + m) * t.pitch, width, False, ahead, pixel)
         next_row = (j + lines - 1) * t.step + t.R
         for m in range(t.terms):
             for r in range(t.R + lines - 1):
@@ -184,7 +191,7 @@ cdef void unit(Py_ssize_t number, const Task* t, const char* x, const Py_ssize_t
                     bounce[k] = start
                 for r in range(t.R):
                     load_row(x, xs, t, cval, a * t.sh + ((j + b) * t.step + r) * t.dh, q0, width, row)
-                    row_tile(row, t, w + r * t.S, bounce, width, True)
+                    row_tile(row, t, w + r * t.S, bounce, width, True, ahead, 0)
                 for k in range(width):
                     (<summand*>(to + b * t.spread * ys[2] + k * ys[3]))[0] = bounce[k]
         elif ys[3] != item:
@@ -214,7 +221,8 @@ cdef Task make_task(tuple geometry, tuple blocks, const int64_t[::1] rows, const
     t.C, t.W, t.R, t.S, t.P, t.Q, t.left, t.sh, t.sw, t.dh, t.dw, t.spread, t.step, t.terms = geometry
     t.block_j, t.block_q, t.slots, t.pitch, t.phases, t.row_pitch = blocks
     t.classes = min(t.spread, t.P)
-    t.rows, t.columns, t.taps, t.padded_w = &rows[0], &columns[0], &taps[0], columns.shape[0]
+    t.rows, t.columns, t.taps, t.padded_h, t.padded_w = (
+        &rows[0], &columns[0], &taps[0], rows.shape[0], columns.shape[0])
     return t
 
 # One entry for each dtype. x, y: (N, C, height, width) of any strides; by_columns (C, terms, R), by_rows (C, terms, S);

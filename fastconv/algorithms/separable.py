@@ -30,7 +30,7 @@ from fastconv.problem import ConvProblem
 NAME = "separable"
 SCOPE, ELEMENTWISE = "window", False
 
-RING_BYTES = 160 << 10  # rows of t that are still needed: they stay in a level-2 cache, beside the rows that stream by
+RING_BYTES = 320 << 10  # rows of t that are still needed: they stay in a level-2 cache
 LINES = 64  # of a band, at the least; its first R - 1 rows are computed in the band above, too
 BAND = 16  # times as many lines as those rows
 ROW = 1.5  # times as long takes a multiply-add along a row as one down the columns, for its load

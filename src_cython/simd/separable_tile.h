@@ -19,6 +19,8 @@
         V(T) sum[U];                                                                                 \
         _Pragma("GCC unroll 8") for (int u = 0; u < U; u++)                                          \
             sum[u] = add ? *(const V(T)*)(y + i + u * LANES(T)) : (V(T)){0};                         \
+        _Pragma("GCC unroll 8") for (int u = 0; u < U; u++)                                          \
+            __builtin_prefetch(next + (i + u * LANES(T)) * pixel);                                   \
         for (ptrdiff_t t = 0; t < ntaps; t++) {                                                      \
             const T* at = x + taps[t] + i;                                                           \
             _Pragma("GCC unroll 8") for (int u = 0; u < U; u++)                                      \
@@ -27,9 +29,10 @@
         _Pragma("GCC unroll 8") for (int u = 0; u < U; u++) *(V(T)*)(y + i + u * LANES(T)) = sum[u]; \
     }
 
-/* length is rounded up to two whole vectors: x and y must reach that far; what lies there is arbitrary. */
+/* length is rounded up to two whole vectors: x and y must reach that far; what lies there is arbitrary. Meanwhile the
+ * image's next row is fetched, output i's part of it from next + i * pixel. */
 static void PASTE(T, separable_row)(const T* x, const ptrdiff_t* taps, ptrdiff_t ntaps, const T* w, T* y,
-                                    ptrdiff_t length, int add) {
+                                    ptrdiff_t length, int add, const char* next, ptrdiff_t pixel) {
     ptrdiff_t i = 0;
     for (; i + 6 * LANES(T) < length; i += 8 * LANES(T)) SEPARABLE_ROW(8)
     for (; i < length; i += 2 * LANES(T)) SEPARABLE_ROW(2)
