@@ -20,6 +20,7 @@ from fastconv import machine, repair
 from fastconv.algorithms import ALGORITHMS
 from fastconv.algorithms.common import Cost
 from fastconv.errors import UnsupportedError
+from fastconv.factors import Factors
 from fastconv.problem import ConvProblem, integer
 
 __all__ = ["METHODS", "Plan", "check_method", "check_options", "default_method", "plan", "set_method"]
@@ -205,6 +206,11 @@ class Plan:
         """``pack`` on a checked array of the compute dtype."""
         packed = self.algorithm.pack(self, w)
         return repair.PackedTwice(packed, w.copy()) if self.error_scope == "tile" else packed
+
+    def by_factors(self, w: np.ndarray, found: Factors | None) -> Any:
+        """Checked weights whose factors somebody found: packed, if the algorithm goes by them."""
+        pack = getattr(self._chosen.algorithm, "pack_factors", None)
+        return w if pack is None or found is None else pack(self, w, found)
 
     def run(self, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
         """Compute on checked arrays (fastconv.algorithms says what that means)."""

@@ -24,6 +24,10 @@ if it converts in passing, so that no operand has to be copied in the problem's 
     reads(problem)       names of further dtypes that the first operand may have
     writes(problem)      names of further dtypes that ``out`` may have
 
+where kernels are taken by their factors (fastconv.factors),
+
+    pack_factors(plan, w, found)    as ``pack``, of factors that were found before
+
 and, where SCOPE is "tile" (fastconv.repair),
 
     tile_extents(problem)    rows and columns of the largest tile of the result

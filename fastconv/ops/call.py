@@ -16,14 +16,14 @@ from numpy.typing import ArrayLike
 from fastconv import machine, planner
 from fastconv.boundary import most_repeats
 from fastconv.errors import ShapeError, UnsupportedError
-from fastconv.factors import most_terms, rank
+from fastconv.factors import Factors, factors, most_terms
 from fastconv.ops import arguments as check
 from fastconv.ops.arguments import INT64_LARGEST
 from fastconv.problem import ConvProblem
 
 __all__ = [
-    "Call", "PackedWeights", "Settings", "as_bias", "bind", "check_overflow", "clear_calls", "in_layout", "kernel_rank",
-    "make_call", "prepared", "result_dtypes",
+    "Call", "PackedWeights", "Settings", "as_bias", "bind", "check_overflow", "clear_calls", "in_layout",
+    "kernel_factors", "make_call", "prepared", "result_dtypes",
 ]  # fmt: skip
 
 _NO_BIAS = {name: np.empty(0, name) for name in ("float32", "float64", "uint64")}
@@ -64,10 +64,10 @@ FLOPS_A_TERM = 3e7
 """Under "auto" a kernel is searched for one outer product for each so many flops: the search stays a few percent."""
 
 
-def kernel_rank(
+def kernel_factors(
     kernels: np.ndarray, pixels: int, dtypes: tuple[np.dtype, ...], method: object, dtype: Any
-) -> int | None:
-    """The rank of kernels (count, R, S) where the separable method could win by it, else None: reading takes time.
+) -> Factors | None:
+    """The factors of kernels (count, R, S) where the separable method could win by them, else None: reading takes time.
 
     Each kernel meets ``pixels``; ``dtypes`` are the operands', ``dtype`` the one asked for.
     """
@@ -81,7 +81,7 @@ def kernel_rank(
     if most < 1:
         return None
     work = np.dtype(result_dtypes(check.promote(*dtypes), dtype)[0])
-    return rank(check.normal(kernels, np.dtype(np.float32) if work == np.float16 else work), most)
+    return factors(check.normal(kernels, np.dtype(np.float32) if work == np.float16 else work), most)
 
 
 @dataclass(frozen=True)
@@ -151,9 +151,18 @@ class Call:
     """The options that chose the plan."""
 
     def __call__(
-        self, a: np.ndarray, b: Any, bias: np.ndarray | None, out: np.ndarray | None, workers: int | None
+        self,
+        a: np.ndarray,
+        b: Any,
+        bias: np.ndarray | None,
+        out: np.ndarray | None,
+        workers: int | None,
+        found: Factors | None = None,
     ) -> np.ndarray:
-        """Operands as fastconv.algorithms orders them, with the shapes this call was prepared for."""
+        """Operands as fastconv.algorithms orders them, with the shapes this call was prepared for.
+
+        ``found``: the factors of b, where somebody looked.
+        """
         if out is not None:
             check.check_out(out, self.shape, self.result, (a, b if isinstance(b, np.ndarray) else None, bias))
         call = self
@@ -161,10 +170,16 @@ class Call:
             bound = self._refuse_overflow(a, b, bias)
             if isinstance(b, np.ndarray):
                 call = self._exact_within(bound)
-        return call._compute(a, b, bias, out, machine.resolve_workers(workers))
+        return call._compute(a, b, bias, out, machine.resolve_workers(workers), found)
 
     def _compute(
-        self, a: np.ndarray, b: Any, bias: np.ndarray | None, out: np.ndarray | None, workers: int
+        self,
+        a: np.ndarray,
+        b: Any,
+        bias: np.ndarray | None,
+        out: np.ndarray | None,
+        workers: int,
+        found: Factors | None,
     ) -> np.ndarray:
         problem, compute, work = self.plan.problem, self._compute_dtype, self._work
         arrays = isinstance(b, np.ndarray)
@@ -188,7 +203,7 @@ class Call:
         if first.size == 0 or a.size == 0 or (arrays and b.size == 0):
             first[...] = bias[:, None, None] if bias.size else 0
         else:
-            self._run(a, b, bias, first, workers)
+            self._run(a, b, bias, first, workers, found)
         if target is out:
             return target
         if problem.dtype == "int64":
@@ -199,7 +214,9 @@ class Call:
         out[...] = values
         return out
 
-    def _run(self, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
+    def _run(
+        self, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int, found: Factors | None
+    ) -> None:
         self.plan.run(a, b, bias, out, workers)
 
     @cached_property

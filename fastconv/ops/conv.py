@@ -24,7 +24,7 @@ from fastconv.ops.call import (
     bind,
     check_overflow,
     in_layout,
-    kernel_rank,
+    kernel_factors,
     make_call,
     prepared,
     result_dtypes,
@@ -60,7 +60,8 @@ def _prepared(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, optio
     numbers = f"{stride}{padding}{dilation}{groups}{max_error}{elementwise}{max_workspace}"
     rank = None
     if b.ndim == 4 and b.shape[1] == 1 and b.shape[0] == groups and direction != "weight_grad":  # C = K = groups
-        rank = kernel_rank(b[:, 0], a.size // groups, (a.dtype, b.dtype), method, dtype)
+        found = kernel_factors(b[:, 0], a.size // groups, (a.dtype, b.dtype), method, dtype)
+        rank = None if found is None else found.rank
     key = (direction, a.shape, a.dtype, b.shape, b.dtype, shapes, options, numbers, rank)
     return prepared(key, _prepare, direction, a, b, shapes, options, rank)
 

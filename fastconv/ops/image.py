@@ -20,9 +20,9 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastconv import machine, planner
 from fastconv.boundary import boundary_name
 from fastconv.errors import ShapeError
-from fastconv.factors import factors
+from fastconv.factors import Factors, factors
 from fastconv.ops import arguments as check
-from fastconv.ops.call import Call, Settings, bind, check_overflow, kernel_rank, make_call, prepared, result_dtypes
+from fastconv.ops.call import Call, Settings, bind, check_overflow, kernel_factors, make_call, prepared, result_dtypes
 from fastconv.problem import ConvProblem, Pads, check_size, effective_steps, integer, pair
 
 __all__ = [
@@ -46,7 +46,9 @@ class _ImageCall(Call):
     order: tuple[int, ...]
     """The axes of an image, those of the stack first."""
 
-    def _run(self, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
+    def _run(
+        self, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int, found: Factors | None
+    ) -> None:
         a = a.transpose(self.order)
         if self.plan.problem.direction == "weight_grad":
             images, out = b.transpose(self.order), out[None, None]
@@ -57,20 +59,22 @@ class _ImageCall(Call):
             return
         images = out.transpose(self.order)
         packed = not (isinstance(b, np.ndarray) and b.ndim == 2)
+        if not packed:
+            b = self.plan.by_factors(b[None, None], found)
         if _is_one_axis(a) and _is_one_axis(images):
-            self.plan.run(_one_axis(a), b if packed else b[None, None], bias, _one_axis(images), workers)
+            self.plan.run(_one_axis(a), b, bias, _one_axis(images), workers)
         elif packed:  # for the whole stack, so that is what must be there
             whole = np.empty(images.shape, out.dtype)
             self.plan.run(_one_axis(a), b, bias, _one_axis(whole), workers)
             images[...] = whole
         else:
-            self._run_parts(a, b[None, None], bias, images, workers)
+            self._run_parts(a, b, bias, images, workers)
 
     # A stack that is no single axis, as that of (N, H, W, C) is none, is taken along its longest axis.
 
-    def _run_parts(self, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
+    def _run_parts(self, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
         plan, (a, out) = self._parts(a, out)
-        packed = plan.pack_checked(b)
+        packed = plan.pack_checked(b) if isinstance(b, np.ndarray) else b
         for index in np.ndindex(*a.shape[:-4]):
             plan.run(a[index], packed, bias, out[index], workers)
 
@@ -193,10 +197,12 @@ def _filter(
 ) -> np.ndarray:
     image, kernel = check.as_operand(image, "image"), check.as_operand(kernel, "kernel")
     workers = machine.check_workers(workers)
-    rank = _rank(kernel, image, options)
+    kernel = kernel[::-1, ::-1] if turned and kernel.ndim == 2 else kernel
+    found = _factors(kernel, image, options)
+    rank = None if found is None else found.rank
     given = ("forward", turned, image.shape, kernel.shape, None, (image.dtype, kernel.dtype), options, rank)
     call = prepared((given, _numbers(options)), _prepare, *given)
-    return call(image, kernel[::-1, ::-1] if turned else kernel, None, out, workers)
+    return call(image, kernel, None, out, workers, found)
 
 
 def _numbers(options: Options) -> str:
@@ -205,11 +211,11 @@ def _numbers(options: Options) -> str:
     return f"{stride}{dilation}{axes}{max_error}{elementwise}{max_workspace}"
 
 
-def _rank(kernel: np.ndarray, image: np.ndarray, options: Options) -> int | None:
+def _factors(kernel: np.ndarray, image: np.ndarray, options: Options) -> Factors | None:
     if kernel.ndim != 2:
         return None
     dtypes = image.dtype, kernel.dtype
-    return kernel_rank(kernel[None], image.size, dtypes, options[_METHOD], options[_DTYPE])
+    return kernel_factors(kernel[None], image.size, dtypes, options[_METHOD], options[_DTYPE])
 
 
 # --- public functions ------------------------------------------------------------------------------
@@ -423,10 +429,11 @@ def correlate2d_input_grad(
     shape = _shape(image_shape, "image_shape")
     options = (mode, boundary, cval, stride, dilation, axes, method, max_error, elementwise, max_workspace, dtype,
                overflow)  # fmt: skip
-    rank = _rank(kernel, dy, options)
+    found = _factors(kernel, dy, options)
+    rank = None if found is None else found.rank
     given = ("input_grad", False, shape, kernel.shape, dy.shape, (dy.dtype, kernel.dtype), options, rank)
     call = prepared((given, _numbers(options)), _prepare, *given)
-    return call(dy, kernel, None, out, workers)
+    return call(dy, kernel, None, out, workers, found)
 
 
 def correlate2d_kernel_grad(
@@ -559,7 +566,8 @@ def plan_correlate2d(
         kernel_shape = kernel.shape
         operand = check.as_operand(np.empty(0, kernel.dtype if dtype is None else dtype), "dtype").dtype
         reads = kernel.ndim == 2 and direction != "weight_grad"
-        rank = kernel_rank(kernel[None], 0, (operand,), "separable", None) if reads else None
+        found = kernel_factors(kernel[None], 0, (operand,), "separable", None) if reads else None
+        rank = None if found is None else found.rank
     options = (mode, boundary, cval, stride, dilation, axes, method, max_error, elementwise, max_workspace, None,
                "raise")  # fmt: skip
     call = _prepare(direction, False, shape, kernel_shape, None, (operand,), options, rank)
@@ -624,9 +632,9 @@ def separate(kernel: ArrayLike, *, rtol: float | None = None) -> tuple[np.ndarra
     if not np.isfinite(values).all():
         raise ValueError("kernel: holds NaN or infinity; must be finite")
     if np.abs(values).max() < 2.0**53 and (np.rint(values) == values).all():
-        whole = factors(values.astype(np.int64), 1)
-        if whole is not None:
-            return whole.columns.astype(dtype), whole.rows.astype(dtype)
+        whole = factors(values.astype(np.int64)[None], 1)
+        if whole.rank:
+            return whole.columns[0].astype(dtype), whole.rows[0].astype(dtype)
     left, sizes, right = np.linalg.svd(values, full_matrices=False)
     terms = max(int((sizes > rtol * sizes[0]).sum()), 1)
     share = np.sqrt(sizes[:terms, None])

@@ -6,16 +6,19 @@
 #include "direct_tile.h"
 #include "gemm_tile.h"
 #include "gemm_pack.h"
+#include "separable_tile.h"
 #undef T
 #define T f64
 #include "direct_tile.h"
 #include "gemm_tile.h"
 #include "gemm_pack.h"
+#include "separable_tile.h"
 #undef T
 #define T u64
 #include "direct_tile.h"
 #include "gemm_tile.h"
 #include "gemm_pack.h"
+#include "separable_tile.h"
 #undef T
 
 #endif

@@ -1,0 +1,263 @@
+"""The separable method: each row of the image filtered by the kernel's rows, these sums by its columns.
+
+    t[m][u, q] = sum_s rows[m, s] * padded[u, q*sw + s*dw]            once for each padded row u and term m
+    y[p, q]    = bias + sum_m sum_r columns[m, r] * t[m][p*sh + r*dh, q]
+
+Called by fastconv/algorithms/separable.py, which decides block sizes and taps. Knows no cost, choice or padding rule.
+
+Rows p of y that are dh / g apart, g = gcd(sh, dh), read rows of t that are dh apart, each sh / g rows further down. So
+y falls into dh / g classes of rows, each a filtering with stride `step` = sh / g without dilation:
+
+    line j of class a    p = a + j*spread            spread = dh / g, step = sh / g
+    row  i of class a    u = a*sh + i*dh             line j reads the rows i = j*step + r
+
+A unit is a band of `block_j` lines of one class by `block_q` columns. It walks down the band with the rows of t that
+are still needed in a ring, in cache; the image is read once and y is written once:
+
+                block_q                    row     the padded row under the block, in polyphase order: one plane for
+    ring  +-----------------+  row             each column phase b, row[b][k] = padded[u, (q0 + k)*sw + b*dw % sw], so
+    i     | t[0][i]  t[1]...|              that taps[s] + q is the place of the pixel under tap s of output q
+    i + 1 | ...             |              ring    `slots` rows of `terms` lines of `pitch` elements; row i of the
+          +-----------------+                  class lies in slot i % slots
+
+At step 1 SEPARABLE_LINES lines are summed at a time: they share all rows but the first and the last few.
+
+Sums of several terms can be NaN or overflow where the kernel's own sum isn't or doesn't. Given the kernel itself (`w`),
+lines that aren't finite are computed again by it, row by row of its taps. Each worker has `worker_bytes` of scratch,
+64-byte aligned; workers == 1 never enters a parallel region.
+"""
+
+from cython.parallel cimport prange, threadid
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memcpy
+
+from windows cimport first_inside, summand
+
+cdef extern from "tiles.h" nogil:
+    const int SEPARABLE_LINES
+    const int VECTOR_BYTES
+    void f32_separable_row(const float*, const ptrdiff_t*, ptrdiff_t, const float*, float*, ptrdiff_t, bint,
+                           const char*, ptrdiff_t)
+    void f64_separable_row(const double*, const ptrdiff_t*, ptrdiff_t, const double*, double*, ptrdiff_t, bint,
+                           const char*, ptrdiff_t)
+    void u64_separable_row(const uint64_t*, const ptrdiff_t*, ptrdiff_t, const uint64_t*, uint64_t*, ptrdiff_t, bint,
+                           const char*, ptrdiff_t)
+    void f32_separable_columns(const float**, ptrdiff_t, ptrdiff_t, const float*, float, float*, ptrdiff_t, ptrdiff_t)
+    void f64_separable_columns(const double**, ptrdiff_t, ptrdiff_t, const double*, double, double*, ptrdiff_t,
+                               ptrdiff_t)
+    void u64_separable_columns(const uint64_t**, ptrdiff_t, ptrdiff_t, const uint64_t*, uint64_t, uint64_t*, ptrdiff_t,
+                               ptrdiff_t)
+    void f32_separable_column(const float**, ptrdiff_t, ptrdiff_t, const float*, float, float*, ptrdiff_t, ptrdiff_t)
+    void f64_separable_column(const double**, ptrdiff_t, ptrdiff_t, const double*, double, double*, ptrdiff_t,
+                              ptrdiff_t)
+    void u64_separable_column(const uint64_t**, ptrdiff_t, ptrdiff_t, const uint64_t*, uint64_t, uint64_t*, ptrdiff_t,
+                              ptrdiff_t)
+    bint f32_separable_finite(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t)
+    bint f64_separable_finite(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t)
+    bint u64_separable_finite(const uint64_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t)
+
+LINES = SEPARABLE_LINES
+"""Lines summed at a time where they read each other's rows."""
+BYTES = VECTOR_BYTES
+"""Bytes of one vector: rows are read up to the next two whole ones, written to the ring likewise."""
+
+
+cdef struct Task:
+    Py_ssize_t C, W, R, S, P, Q
+    Py_ssize_t left, sh, sw, dh, dw, spread, step, classes
+    Py_ssize_t terms, block_j, block_q, slots, pitch, phases, row_pitch
+    Py_ssize_t padded_h, padded_w
+    const int64_t* rows
+    const int64_t* columns
+    const int64_t* taps
+
+
+cdef inline void row_tile(const summand* x, const Task* t, const summand* w, summand* y, Py_ssize_t length,
+                          bint add, const char* next_row, Py_ssize_t pixel) noexcept nogil:
+    if summand is float:
+        f32_separable_row(x, <const ptrdiff_t*>t.taps, t.S, w, y, length, add, next_row, pixel)
+    elif summand is double:
+        f64_separable_row(x, <const ptrdiff_t*>t.taps, t.S, w, y, length, add, next_row, pixel)
+    else:
+        u64_separable_row(x, <const ptrdiff_t*>t.taps, t.S, w, y, length, add, next_row, pixel)
+
+
+cdef inline void column_tile(const summand** rows, const Task* t, const summand* w, summand start, summand* y,
+                             Py_ssize_t ld, Py_ssize_t lines, Py_ssize_t length) noexcept nogil:
+    if summand is float:
+        if lines == 1:
+            f32_separable_column(rows, t.terms, t.R, w, start, y, ld, length)
+        else:
+            f32_separable_columns(rows, t.terms, t.R, w, start, y, ld, length)
+    elif summand is double:
+        if lines == 1:
+            f64_separable_column(rows, t.terms, t.R, w, start, y, ld, length)
+        else:
+            f64_separable_columns(rows, t.terms, t.R, w, start, y, ld, length)
+    else:
+        if lines == 1:
+            u64_separable_column(rows, t.terms, t.R, w, start, y, ld, length)
+        else:
+            u64_separable_columns(rows, t.terms, t.R, w, start, y, ld, length)
+
+
+cdef inline bint finite(const summand* y, Py_ssize_t ld, Py_ssize_t lines, Py_ssize_t length) noexcept nogil:
+    if summand is float:
+        return f32_separable_finite(y, ld, lines, length)
+    elif summand is double:
+        return f64_separable_finite(y, ld, lines, length)
+    else:
+        return u64_separable_finite(y, ld, lines, length)
+
+
+cdef void load_row(const char* x, const Py_ssize_t* xs, const Task* t, summand cval, Py_ssize_t u, Py_ssize_t q0,
+                   Py_ssize_t columns, summand* row) noexcept nogil:
+    """Padded row u under the outputs from q0 on, in the order of the picture above. Strides in bytes."""
+    cdef Py_ssize_t b, k, w, v0, last, offset, inside, outside, width = columns + (t.S - 1) * t.dw // t.sw
+    cdef Py_ssize_t h = t.rows[u], step = xs[3] // <Py_ssize_t>sizeof(summand)
+    cdef const summand* image = <const summand*>(x + h * xs[2]) if h >= 0 else NULL
+    for b in range(t.phases):
+        v0 = q0 * t.sw + b * t.dw % t.sw
+        last = min(width, (t.padded_w - v0 + t.sw - 1) // t.sw)
+        if image == NULL:
+            for k in range(last):
+                row[k] = cval
+        else:
+            offset = v0 - t.left
+            inside = first_inside(offset, t.sw, 0, last)
+            outside = first_inside(offset - t.W, t.sw, inside, last)
+            for k in range(inside):
+                w = t.columns[v0 + k * t.sw]
+                row[k] = image[w * step] if w >= 0 else cval
+            if step == 1 and t.sw == 1:
+                memcpy(row + inside, image + inside + offset, (outside - inside) * sizeof(summand))
+            else:
+                for k in range(inside, outside):
+                    row[k] = image[(k * t.sw + offset) * step]
+            for k in range(outside, last):
+                w = t.columns[v0 + k * t.sw]
+                row[k] = image[w * step] if w >= 0 else cval
+        row += t.row_pitch
+
+
+cdef void unit(Py_ssize_t number, const Task* t, const char* x, const Py_ssize_t* xs, summand cval,
+               const summand* columns, const summand* rows, const summand* w, const summand* bias, char* y,
+               const Py_ssize_t* ys, char* scratch) noexcept nogil:
+    """One band of lines of one class, one block of columns, of one channel of one sample."""
+    cdef Py_ssize_t q_blocks = (t.Q + t.block_q - 1) // t.block_q
+    cdef Py_ssize_t j_blocks = ((t.P + t.spread - 1) // t.spread + t.block_j - 1) // t.block_j
+    cdef Py_ssize_t q0 = number % q_blocks * t.block_q, rest = number // q_blocks
+    cdef Py_ssize_t j0 = rest % j_blocks * t.block_j, a = rest // j_blocks % t.classes
+    cdef Py_ssize_t c = rest // j_blocks // t.classes % t.C, n = rest // j_blocks // t.classes // t.C
+    cdef Py_ssize_t j1 = min(j0 + t.block_j, (t.P - a + t.spread - 1) // t.spread)
+    cdef Py_ssize_t width = min(t.block_q, t.Q - q0), item = sizeof(summand)
+    cdef summand* ring = <summand*>scratch
+    cdef summand* row = ring + t.slots * t.terms * t.pitch
+    cdef summand* bounce = row + t.phases * t.row_pitch  # lines of y, where it can't be written as it lies
+    cdef const summand** sources = <const summand**>(bounce + SEPARABLE_LINES * t.pitch)
+    cdef Py_ssize_t pixel = t.sw * xs[3]
+    cdef const char* ahead = x  # the row that is read next
+    cdef Py_ssize_t j = j0, i, next_row = 0, h, m, r, lines, ld, b, k
+    cdef summand start = bias[c] if bias != NULL else 0
+    cdef summand* out
+    cdef char* to
+    x += n * xs[0] + c * xs[1]
+    y += n * ys[0] + c * ys[1] + a * ys[2] + q0 * ys[3]
+    columns += c * t.terms * t.R
+    rows += c * t.terms * t.S
+    if w != NULL:
+        w += c * t.R * t.S
+    while j < j1:
+        lines = SEPARABLE_LINES if t.slots > t.R and j + SEPARABLE_LINES <= j1 else 1
+        for i in range(max(next_row, j * t.step), (j + lines - 1) * t.step + t.R):
+            load_row(x, xs, t, cval, a * t.sh + i * t.dh, q0, width, row)
+            h = t.rows[min(a * t.sh + (i + 1) * t.dh, t.padded_h - 1)]
+            ahead = x + max(h, 0) * xs[2] + max(q0 * t.sw - t.left, 0) * xs[3]
+            for m in range(t.terms):
+                row_tile(row, t, rows + m * t.S, ring + (i % t.slots * t.terms + m) * t.pitch, width, False, ahead, pixel)
+        next_row = (j + lines - 1) * t.step + t.R
+        for m in range(t.terms):
+            for r in range(t.R + lines - 1):
+                sources[m * (t.R + lines - 1) + r] = ring + ((j * t.step + r) % t.slots * t.terms + m) * t.pitch
+        to = y + j * t.spread * ys[2]
+        out, ld = <summand*>to, t.spread * ys[2] // item
+        if ys[3] != item:
+            out, ld = bounce, t.pitch
+        column_tile(sources, t, columns, start, out, ld, lines, width)
+        if w != NULL and not finite(out, ld, lines, width):
+            for b in range(lines):
+                for k in range(width):
+                    bounce[k] = start
+                for r in range(t.R):
+                    load_row(x, xs, t, cval, a * t.sh + ((j + b) * t.step + r) * t.dh, q0, width, row)
+                    row_tile(row, t, w + r * t.S, bounce, width, True, ahead, 0)
+                for k in range(width):
+                    (<summand*>(to + b * t.spread * ys[2] + k * ys[3]))[0] = bounce[k]
+        elif ys[3] != item:
+            for b in range(lines):
+                for k in range(width):
+                    (<summand*>(to + b * t.spread * ys[2] + k * ys[3]))[0] = bounce[b * t.pitch + k]
+        j += lines
+
+
+cdef void forward(Task t, Py_ssize_t N, const char* x, const Py_ssize_t* xs, summand cval, const summand* columns,
+                  const summand* rows, const summand* w, const summand* bias, char* y, const Py_ssize_t* ys,
+                  char* scratch, Py_ssize_t worker_bytes, int workers) noexcept nogil:
+    cdef Py_ssize_t number, lines = (t.P + t.spread - 1) // t.spread
+    cdef Py_ssize_t numbers = (N * t.C * t.classes * ((lines + t.block_j - 1) // t.block_j)
+                               * ((t.Q + t.block_q - 1) // t.block_q))
+    if workers == 1:
+        for number in range(numbers):
+            unit(number, &t, x, xs, cval, columns, rows, w, bias, y, ys, scratch)
+    else:
+        for number in prange(numbers, num_threads=workers, schedule="static"):
+            unit(number, &t, x, xs, cval, columns, rows, w, bias, y, ys, scratch + threadid() * worker_bytes)
+
+
+cdef Task make_task(tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
+                    const int64_t[::1] taps) except *:
+    cdef Task t
+    t.C, t.W, t.R, t.S, t.P, t.Q, t.left, t.sh, t.sw, t.dh, t.dw, t.spread, t.step, t.terms = geometry
+    t.block_j, t.block_q, t.slots, t.pitch, t.phases, t.row_pitch = blocks
+    t.classes = min(t.spread, t.P)
+    t.rows, t.columns, t.taps, t.padded_h, t.padded_w = (
+        &rows[0], &columns[0], &taps[0], rows.shape[0], columns.shape[0])
+    return t
+
+# One entry for each dtype. x, y: (N, C, height, width) of any strides; by_columns (C, terms, R), by_rows (C, terms, S);
+# w (C, R, S), empty where lines that aren't finite are right; bias: empty for none; geometry, blocks and the index
+# vectors as fastconv/algorithms/separable.py makes them.
+
+
+def f32_forward(const float[:, :, :, :] x, const float[:, :, ::1] by_columns, const float[:, :, ::1] by_rows,
+                const float[:, :, ::1] w, const float[::1] bias, float[:, :, :, :] y, float cval, tuple geometry,
+                tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns, const int64_t[::1] taps,
+                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(geometry, blocks, rows, columns, taps)
+    with nogil:
+        forward[float](t, x.shape[0], <const char*>&x[0, 0, 0, 0], x.strides, cval, &by_columns[0, 0, 0],
+                       &by_rows[0, 0, 0], &w[0, 0, 0] if w.shape[0] else NULL, &bias[0] if bias.shape[0] else NULL,
+                       <char*>&y[0, 0, 0, 0], y.strides, <char*>&scratch[0], worker_bytes, workers)
+
+
+def f64_forward(const double[:, :, :, :] x, const double[:, :, ::1] by_columns, const double[:, :, ::1] by_rows,
+                const double[:, :, ::1] w, const double[::1] bias, double[:, :, :, :] y, double cval, tuple geometry,
+                tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns, const int64_t[::1] taps,
+                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(geometry, blocks, rows, columns, taps)
+    with nogil:
+        forward[double](t, x.shape[0], <const char*>&x[0, 0, 0, 0], x.strides, cval, &by_columns[0, 0, 0],
+                        &by_rows[0, 0, 0], &w[0, 0, 0] if w.shape[0] else NULL, &bias[0] if bias.shape[0] else NULL,
+                        <char*>&y[0, 0, 0, 0], y.strides, <char*>&scratch[0], worker_bytes, workers)
+
+
+def u64_forward(const uint64_t[:, :, :, :] x, const uint64_t[:, :, ::1] by_columns, const uint64_t[:, :, ::1] by_rows,
+                const uint64_t[:, :, ::1] w, const uint64_t[::1] bias, uint64_t[:, :, :, :] y, uint64_t cval, tuple geometry,
+                tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns, const int64_t[::1] taps,
+                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(geometry, blocks, rows, columns, taps)
+    with nogil:
+        forward[uint64_t](t, x.shape[0], <const char*>&x[0, 0, 0, 0], x.strides, cval, &by_columns[0, 0, 0],
+                          &by_rows[0, 0, 0], &w[0, 0, 0] if w.shape[0] else NULL, &bias[0] if bias.shape[0] else NULL,
+                          <char*>&y[0, 0, 0, 0], y.strides, <char*>&scratch[0], worker_bytes, workers)
