@@ -61,7 +61,7 @@ def built_isas() -> tuple[str, ...]:
     return tuple(isa for isa in _ALL_ISAS if (folder / isa).is_dir())
 
 
-_KERNEL_MODULES = ("direct", "gemm", "pool", "winograd")
+_KERNEL_MODULES = ("direct", "fft", "gemm", "pool", "winograd")
 _loaded: dict[str, SimpleNamespace] = {}
 
 

@@ -25,7 +25,7 @@ NO_BIAS = {name: np.empty(0, name) for name in ("float32", "float64")}
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles of a few pixels and blocks of a few channels, so that small problems have many."""
-    monkeypatch.setattr(fft, "LEAST_RESULTS", (3,))
+    monkeypatch.setattr(fft, "LENGTHS", (16,))
     monkeypatch.setattr(fft, "FILTER_BYTES", 2000)
     monkeypatch.setattr(fft, "SOURCE_BYTES", 2000)
     forget()

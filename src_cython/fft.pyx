@@ -1,0 +1,454 @@
+"""Correlations by products of spectra, in tiles (overlap-save). All three directions of fastconv/algorithms/fft.py.
+
+A tile has n0 x n1 places, multiples of L, the lanes of a vector. Two real tiles, the halves of a unit, are the real and
+the imaginary part of one complex tile: its spectrum times that of a real filter is the spectrum of both results, so
+neither is ever taken apart. Each axis is transformed with the other one along the lanes (simd/fft_tile.h), and a tile
+is kept in blocks of L x L complex numbers that are turned in their place, from lanes along the columns to lanes along
+the rows:
+
+    tile [n0 / L][sources][n1 / L][L][2][L]      row, column, part, lane: before the columns' transform
+                                                 column, row, part, lane: after it
+    filters [results][n0 / L][sources][n1][2][L]       sums [n0 / L][results][n1][2][L]
+
+One correlation: `load` copies the pixels of both halves; `columns` transforms L columns at a time, by way of a buffer
+[n0][2][L] in L1, and turns them; then, for each block of L rows, all sources' rows are transformed, multiplied by the
+conjugate spectra of each filter and summed up, and the sums transformed back, all in L1 where sources are few;
+`columns_back` and `store` end it. A spectrum is never sorted. A weight gradient is the same with dy in the filters'
+place: the product of two complex tiles, one conjugated, is the spectrum of the sum of their halves' correlations in the
+real part (and of nothing of use in the imaginary one), so spectra are summed over tiles before one transform back.
+
+Which place holds which pixel is said by index vectors: `Places` along one axis, by strip (a tile along that axis) and
+phase. In an image -1 is the constant and -2 zero; in a result a negative place is not kept. The columns between `begin`
+and `end` count up by one.
+
+Each worker has `worker_bytes` of scratch, 64-byte aligned; workers == 1 never enters a parallel region.
+"""
+
+from cython.parallel cimport prange, threadid
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int64_t, uint8_t
+from libc.string cimport memcpy, memset
+
+ctypedef fused real:
+    float
+    double
+
+cdef extern from "fft.h" nogil:
+    const int VECTOR_BYTES
+    void f32_fft(ptrdiff_t, ptrdiff_t, const int64_t*, const float*, float*)
+    void f64_fft(ptrdiff_t, ptrdiff_t, const int64_t*, const double*, double*)
+    void f32_fft_back(ptrdiff_t, ptrdiff_t, const int64_t*, const float*, float*)
+    void f64_fft_back(ptrdiff_t, ptrdiff_t, const int64_t*, const double*, double*)
+    void f32_fft_turn(const float*, float*)
+    void f64_fft_turn(const double*, double*)
+    void f32_fft_products(ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, const float*, ptrdiff_t, float*, ptrdiff_t, int)
+    void f64_fft_products(ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, const double*, ptrdiff_t, double*, ptrdiff_t, int)
+    void f32_fft_put(const float*, float, float, float*)
+    void f64_fft_put(const double*, double, double, double*)
+
+BYTES = VECTOR_BYTES
+
+
+cdef struct Places:  # along one axis
+    const int64_t* index  # [strips][phases][length]
+    const int64_t* runs  # [strips][phases]: begin, end
+    Py_ssize_t phases, length
+
+
+cdef struct Axis:
+    Py_ssize_t n, passes
+    const int64_t* radices
+    const void* twiddles
+    Places source, result, taps
+
+
+cdef struct Task:
+    Axis rows, columns
+    Py_ssize_t sources, block, results  # with their phases; block: sources at a time
+    Py_ssize_t halves_down, halves_across, units_down, units_across  # halves of a unit; units of a sample
+    Py_ssize_t pitch, sums_pitch  # elements from one block of rows to the next
+    bint aside  # the sums have room of their own
+
+
+cdef struct Plane:
+    Py_ssize_t sn, sc, sh, sw  # strides in elements
+
+
+cdef inline Py_ssize_t lanes_of(const real* _) noexcept nogil:
+    return VECTOR_BYTES // sizeof(real)
+
+
+cdef inline void forward(const Axis* a, real* x) noexcept nogil:
+    if real is float:
+        f32_fft(a.n, a.passes, a.radices, <const float*>a.twiddles, x)
+    else:
+        f64_fft(a.n, a.passes, a.radices, <const double*>a.twiddles, x)
+
+
+cdef inline void back(const Axis* a, real* x) noexcept nogil:
+    if real is float:
+        f32_fft_back(a.n, a.passes, a.radices, <const float*>a.twiddles, x)
+    else:
+        f64_fft_back(a.n, a.passes, a.radices, <const double*>a.twiddles, x)
+
+
+cdef inline void turn(const real* x, real* out) noexcept nogil:
+    if real is float:
+        f32_fft_turn(x, out)
+    else:
+        f64_fft_turn(x, out)
+
+
+cdef inline void products(Py_ssize_t n, Py_ssize_t results, Py_ssize_t sources, const real* x, const real* w,
+                          Py_ssize_t filter, real* sums, Py_ssize_t result, bint more) noexcept nogil:
+    if real is float:
+        f32_fft_products(n, results, sources, x, w, filter, sums, result, more)
+    else:
+        f64_fft_products(n, results, sources, x, w, filter, sums, result, more)
+
+
+cdef inline void put(const real* x, real scale, real start, real* y) noexcept nogil:
+    if real is float:
+        f32_fft_put(x, scale, start, y)
+    else:
+        f64_fft_put(x, scale, start, y)
+
+
+# --- tiles -------------------------------------------------------------------------------------------------------------
+
+
+cdef inline const int64_t* places_at(const Places* p, Py_ssize_t strip, Py_ssize_t phase) noexcept nogil:
+    return p.index + (strip * p.phases + phase) * p.length
+
+
+cdef inline const int64_t* run_at(const Places* p, Py_ssize_t strip, Py_ssize_t phase) noexcept nogil:
+    return p.runs + (strip * p.phases + phase) * 2
+
+
+cdef void load(const real* x, const Plane* plane, real beyond, const Places* rows, const Places* columns,
+               Py_ssize_t down, Py_ssize_t across, Py_ssize_t phase, real* tile, Py_ssize_t pitch) noexcept nogil:
+    """One part of a tile: the pixels of strips `down` and `across`, `phase` counting along both axes."""
+    cdef Py_ssize_t L = lanes_of(x), i, j, l, h, w
+    cdef const int64_t* row_at = places_at(rows, down, phase // columns.phases)
+    cdef const int64_t* column_at = places_at(columns, across, phase % columns.phases)
+    cdef const int64_t* run = run_at(columns, across, phase % columns.phases)
+    cdef const real* row
+    cdef real* out
+    for i in range(rows.length):
+        h = row_at[i]
+        row = x + h * plane.sh if h >= 0 else x
+        out = tile + i // L * pitch + i % L * 2 * L
+        j = 0
+        while j < columns.length:
+            if h == -2:
+                memset(out, 0, VECTOR_BYTES)
+            elif h >= 0 and plane.sw == 1 and run[0] <= j and j + L <= run[1]:
+                memcpy(out, row + column_at[j], VECTOR_BYTES)
+            else:
+                for l in range(L):
+                    w = column_at[j + l]
+                    if h >= 0 and w >= 0:
+                        out[l] = row[w * plane.sw]
+                    else:
+                        out[l] = beyond if w != -2 else 0
+            out += 2 * L * L
+            j += L
+
+
+cdef void store(const real* tile, Py_ssize_t pitch, real scale, real start, const Places* rows, const Places* columns,
+                Py_ssize_t down, Py_ssize_t across, Py_ssize_t phase, real* y, const Plane* plane) noexcept nogil:
+    """One part of a tile to the pixels of strips `down` and `across`: y = tile * scale + start."""
+    cdef Py_ssize_t L = lanes_of(tile), i, j, l
+    cdef const int64_t* row_at = places_at(rows, down, phase // columns.phases)
+    cdef const int64_t* column_at = places_at(columns, across, phase % columns.phases)
+    cdef const int64_t* run = run_at(columns, across, phase % columns.phases)
+    cdef const real* at
+    cdef real* row
+    for i in range(rows.length):
+        if row_at[i] < 0:
+            continue
+        row = y + row_at[i] * plane.sh
+        at = tile + i // L * pitch + i % L * 2 * L
+        j = 0
+        while j < columns.length:
+            if plane.sw == 1 and run[0] <= j and j + L <= run[1]:
+                put(at, scale, start, row + column_at[j])
+            else:
+                for l in range(min(L, columns.length - j)):
+                    if column_at[j + l] >= 0:
+                        row[column_at[j + l] * plane.sw] = at[l] * scale + start
+            at += 2 * L * L
+            j += L
+
+
+cdef void load_halves(const Task* t, const real* x, const Plane* plane, real beyond, const Places* rows,
+                      const Places* columns, Py_ssize_t unit, Py_ssize_t phase, real* tile,
+                      Py_ssize_t pitch) noexcept nogil:
+    cdef Py_ssize_t down = unit // t.units_across * t.halves_down, across = unit % t.units_across * t.halves_across
+    load(x, plane, beyond, rows, columns, down, across, phase, tile, pitch)
+    load(x, plane, beyond, rows, columns, down + t.halves_down - 1, across + t.halves_across - 1, phase,
+         tile + lanes_of(x), pitch)
+
+
+cdef void columns_forward(const Task* t, real* tile, Py_ssize_t pitch, Py_ssize_t used, real* buffer) noexcept nogil:
+    """Transform the first `used` columns, the others being zero, and turn their blocks."""
+    cdef Py_ssize_t L = lanes_of(tile), block = 2 * L * L, i, j
+    cdef real* at
+    for j in range(used // L):
+        at = tile + j * block
+        for i in range(t.rows.n // L):
+            memcpy(buffer + i * block, at + i * pitch, block * sizeof(real))
+        forward(&t.rows, buffer)
+        for i in range(t.rows.n // L):
+            turn(<const real*>buffer + i * block, at + i * pitch)
+
+
+cdef void columns_back(const Task* t, real* tile, Py_ssize_t pitch, Py_ssize_t kept, real* buffer) noexcept nogil:
+    """Turn the blocks and transform back the first `kept` columns."""
+    cdef Py_ssize_t L = lanes_of(tile), block = 2 * L * L, i, j
+    cdef real* at
+    for j in range((kept + L - 1) // L):
+        at = tile + j * block
+        for i in range(t.rows.n // L):
+            turn(<const real*>at + i * pitch, buffer + i * block)
+        back(&t.rows, buffer)
+        for i in range(t.rows.n // L):
+            memcpy(at + i * pitch, buffer + i * block, block * sizeof(real))
+
+
+# --- filters -----------------------------------------------------------------------------------------------------------
+
+
+cdef void filter_unit(const Task* t, const real* w, const Plane* ws, Py_ssize_t channels, bint of_sources,
+                      Py_ssize_t unit, real* spectra, real* tile) noexcept nogil:
+    """The spectra of one channel of a filter, one for each phase of its taps, which counts with sources or results."""
+    cdef Py_ssize_t L = lanes_of(w), row = t.columns.n * 2 * L, phases = t.rows.taps.phases * t.columns.taps.phases
+    cdef Py_ssize_t k = unit // channels, c = unit % channels, blocks = t.rows.n // L, phase, i, source, result
+    for phase in range(phases):
+        memset(tile, 0, blocks * t.pitch * sizeof(real))
+        load(w + k * ws.sn + c * ws.sc, ws, <real>0, &t.rows.taps, &t.columns.taps, 0, 0, phase, tile, t.pitch)
+        columns_forward(t, tile, t.pitch, t.columns.taps.length, tile + blocks * t.pitch)
+        source, result = (c * phases + phase, k) if of_sources else (c, k * phases + phase)
+        for i in range(blocks):
+            forward(&t.columns, tile + i * t.pitch)
+            memcpy(spectra + ((result * blocks + i) * t.sources + source) * row, tile + i * t.pitch, row * sizeof(real))
+
+
+cdef void filters(Task t, const real* w, Plane ws, Py_ssize_t K, Py_ssize_t C, bint of_sources, real* spectra,
+                  char* memory, Py_ssize_t worker_bytes, int workers) noexcept nogil:
+    cdef Py_ssize_t unit
+    if workers == 1:
+        for unit in range(K * C):
+            filter_unit(&t, w, &ws, C, of_sources, unit, spectra, <real*>memory)
+    else:
+        for unit in prange(K * C, num_threads=workers, schedule="static"):
+            filter_unit(&t, w, &ws, C, of_sources, unit, spectra, <real*>(memory + threadid() * worker_bytes))
+
+
+# --- forward and input gradient ----------------------------------------------------------------------------------------
+
+
+cdef void correlate_unit(const Task* t, const real* x, const Plane* xs, real beyond, const real* spectra,
+                         const real* bias, real* y, const Plane* ys, Py_ssize_t unit, real* tile) noexcept nogil:
+    cdef Py_ssize_t L = lanes_of(x), row = t.columns.n * 2 * L, blocks = t.rows.n // L
+    cdef Py_ssize_t units = t.units_down * t.units_across, n = unit // units
+    cdef Py_ssize_t phases = t.rows.source.phases * t.columns.source.phases
+    cdef Py_ssize_t result_phases = t.rows.result.phases * t.columns.result.phases
+    cdef Py_ssize_t first, count, i, j, k, down, across, half
+    cdef real* sums = tile + blocks * t.pitch if t.aside else tile
+    cdef real* buffer = sums + blocks * t.sums_pitch
+    cdef real scale = (<real>1) / (t.rows.n * t.columns.n)
+    unit = unit % units
+    first = 0
+    while first < t.sources:
+        count = min(t.block, t.sources - first)
+        for i in range(count):
+            load_halves(t, x + n * xs.sn + (first + i) // phases * xs.sc, xs, beyond, &t.rows.source, &t.columns.source,
+                        unit, (first + i) % phases, tile + i * row, t.pitch)
+            columns_forward(t, tile + i * row, t.pitch, t.columns.n, buffer)
+        for j in range(blocks):
+            for i in range(count):
+                forward(&t.columns, tile + j * t.pitch + i * row)
+            products(t.columns.n, t.results, count, tile + j * t.pitch, spectra + (j * t.sources + first) * row,
+                     blocks * t.sources * row, sums + j * t.sums_pitch, row, first > 0)
+            if first + count == t.sources:
+                for k in range(t.results):
+                    back(&t.columns, sums + j * t.sums_pitch + k * row)
+        first += count
+    for k in range(t.results):
+        columns_back(t, sums + k * row, t.sums_pitch, t.columns.result.length, buffer)
+        for half in range(2):
+            down = unit // t.units_across * t.halves_down + half * (t.halves_down - 1)
+            across = unit % t.units_across * t.halves_across + half * (t.halves_across - 1)
+            i = k // result_phases
+            store(<const real*>sums + k * row + half * L, t.sums_pitch, scale, bias[i] if bias != NULL else 0,
+                  &t.rows.result, &t.columns.result, down, across, k % result_phases, y + n * ys.sn + i * ys.sc, ys)
+
+
+cdef void correlate(Task t, const real* x, Plane xs, real beyond, const real* spectra, const real* bias, real* y,
+                    Plane ys, Py_ssize_t N, char* memory, Py_ssize_t worker_bytes, int workers) noexcept nogil:
+    cdef Py_ssize_t unit, units = N * t.units_down * t.units_across
+    if workers == 1:
+        for unit in range(units):
+            correlate_unit(&t, x, &xs, beyond, spectra, bias, y, &ys, unit, <real*>memory)
+    else:
+        for unit in prange(units, num_threads=workers, schedule="static"):
+            correlate_unit(&t, x, &xs, beyond, spectra, bias, y, &ys, unit, <real*>(memory + threadid() * worker_bytes))
+
+
+# --- weight gradient ---------------------------------------------------------------------------------------------------
+
+
+cdef void weight_piece(const Task* t, const real* x, const Plane* xs, real beyond, const real* dy, const Plane* dys,
+                       real* dw, const Plane* ws, Py_ssize_t first_unit, Py_ssize_t last_unit,
+                       real* sums) noexcept nogil:
+    """dw of one piece from its units, those of all samples counted through."""
+    cdef Py_ssize_t L = lanes_of(x), row = t.columns.n * 2 * L, blocks = t.rows.n // L, spectrum = blocks * t.sources * row
+    cdef Py_ssize_t units = t.units_down * t.units_across, phases = t.rows.source.phases * t.columns.source.phases
+    cdef Py_ssize_t unit, n, first, count, i, j, k
+    cdef real* tile = sums + t.results * spectrum
+    cdef real* dy_tile = tile + blocks * t.pitch
+    cdef real* buffer = dy_tile + blocks * t.sums_pitch
+    cdef real* at
+    cdef real scale = (<real>1) / (t.rows.n * t.columns.n)
+    memset(sums, 0, t.results * spectrum * sizeof(real))
+    for unit in range(first_unit, last_unit):
+        n = unit // units
+        for k in range(t.results):
+            load_halves(t, dy + n * dys.sn + k * dys.sc, dys, <real>0, &t.rows.result, &t.columns.result, unit % units, 0,
+                        dy_tile + k * row, t.sums_pitch)
+            columns_forward(t, dy_tile + k * row, t.sums_pitch, t.columns.n, buffer)
+            for j in range(blocks):
+                forward(&t.columns, dy_tile + j * t.sums_pitch + k * row)
+        first = 0
+        while first < t.sources:
+            count = min(t.block, t.sources - first)
+            for i in range(count):
+                load_halves(t, x + n * xs.sn + (first + i) // phases * xs.sc, xs, beyond, &t.rows.source,
+                            &t.columns.source, unit % units, (first + i) % phases, tile + i * row, t.pitch)
+                columns_forward(t, tile + i * row, t.pitch, t.columns.n, buffer)
+            for j in range(blocks):
+                for i in range(count):
+                    forward(&t.columns, tile + j * t.pitch + i * row)
+                    products(t.columns.n, t.results, 1, tile + j * t.pitch + i * row, dy_tile + j * t.sums_pitch, row,
+                             sums + (j * t.sources + first + i) * row, spectrum, True)
+            first += count
+    for k in range(t.results):
+        for i in range(t.sources):
+            at = sums + k * spectrum + i * row
+            for j in range(blocks):
+                back(&t.columns, at + j * t.sources * row)
+            columns_back(t, at, t.sources * row, t.columns.taps.length, buffer)
+            store(<const real*>at, t.sources * row, scale, <real>0, &t.rows.taps, &t.columns.taps, 0, 0, i % phases,
+                  dw + k * ws.sn + i // phases * ws.sc, ws)
+
+
+cdef void weight_grad(Task t, const real* x, Plane xs, real beyond, const real* dy, Plane dys, real* dw, Plane ws,
+                      Py_ssize_t N, Py_ssize_t pieces, Py_ssize_t part, char* memory, Py_ssize_t worker_bytes,
+                      int workers) noexcept nogil:
+    cdef Py_ssize_t piece, units = N * t.units_down * t.units_across
+    if workers == 1:
+        for piece in range(pieces):
+            weight_piece(&t, x, &xs, beyond, dy, &dys, dw + piece * part, &ws, units * piece // pieces,
+                         units * (piece + 1) // pieces, <real*>memory)
+    else:
+        for piece in prange(pieces, num_threads=workers, schedule="static"):
+            weight_piece(&t, x, &xs, beyond, dy, &dys, dw + piece * part, &ws, units * piece // pieces,
+                         units * (piece + 1) // pieces, <real*>(memory + threadid() * worker_bytes))
+
+
+# --- from Python -------------------------------------------------------------------------------------------------------
+
+
+cdef Plane plane_of(const Py_ssize_t* strides, Py_ssize_t itemsize) noexcept:
+    cdef Plane p
+    p.sn, p.sc, p.sh, p.sw = strides[0] // itemsize, strides[1] // itemsize, strides[2] // itemsize, strides[3] // itemsize
+    return p
+
+
+cdef Places make_places(tuple places) except *:
+    """From (index [strips][phases][length], runs [strips][phases][2])."""
+    cdef const int64_t[:, :, ::1] index = places[0], runs = places[1]
+    cdef Places p
+    p.index, p.runs = &index[0, 0, 0], &runs[0, 0, 0]
+    p.phases, p.length = index.shape[1], index.shape[2]
+    return p
+
+
+cdef Axis make_axis(tuple axis) except *:
+    """From (n, radices, twiddles of the kernel's dtype, places of sources, of results, of taps)."""
+    cdef const int64_t[::1] radices = axis[1]
+    cdef const uint8_t[::1] twiddles = axis[2]
+    cdef Axis a
+    a.n, a.passes, a.radices, a.twiddles = axis[0], radices.shape[0], &radices[0], &twiddles[0]
+    a.source, a.result, a.taps = make_places(axis[3]), make_places(axis[4]), make_places(axis[5])
+    return a
+
+
+cdef Task make_task(tuple axes, tuple sizes) except *:
+    """The axes' arrays must outlive the task."""
+    cdef Task t
+    t.rows, t.columns = make_axis(axes[0]), make_axis(axes[1])
+    (t.sources, t.block, t.results, t.halves_down, t.halves_across, t.units_down, t.units_across, t.pitch, t.sums_pitch,
+     t.aside) = sizes
+    return t
+
+
+def f32_filters(const float[:, :, :, :] w, tuple axes, tuple sizes, bint of_sources, float[::1] spectra,
+                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """The spectra of filters w (results, sources, R, S), whose phases count with the sources or with the results."""
+    cdef Task t = make_task(axes, sizes)
+    cdef Plane ws = plane_of(w.strides, 4)
+    with nogil:
+        filters[float](t, &w[0, 0, 0, 0], ws, w.shape[0], w.shape[1], of_sources, &spectra[0], <char*>&scratch[0],
+                     worker_bytes, workers)
+
+
+def f64_filters(const double[:, :, :, :] w, tuple axes, tuple sizes, bint of_sources, double[::1] spectra,
+                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """The spectra of filters w (results, sources, R, S), whose phases count with the sources or with the results."""
+    cdef Task t = make_task(axes, sizes)
+    cdef Plane ws = plane_of(w.strides, 8)
+    with nogil:
+        filters[double](t, &w[0, 0, 0, 0], ws, w.shape[0], w.shape[1], of_sources, &spectra[0], <char*>&scratch[0],
+                     worker_bytes, workers)
+
+
+def f32_correlate(const float[:, :, :, :] x, const float[::1] spectra, const float[::1] bias, float[:, :, :, :] y, float beyond,
+                  tuple axes, tuple sizes, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """y (N, K, P, Q) from x (N, C, H, W): results and sources without their phases."""
+    cdef Task t = make_task(axes, sizes)
+    cdef Plane xs = plane_of(x.strides, 4), ys = plane_of(y.strides, 4)
+    with nogil:
+        correlate[float](t, &x[0, 0, 0, 0], xs, beyond, &spectra[0], &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0],
+                       ys, x.shape[0], <char*>&scratch[0], worker_bytes, workers)
+
+
+def f64_correlate(const double[:, :, :, :] x, const double[::1] spectra, const double[::1] bias, double[:, :, :, :] y, double beyond,
+                  tuple axes, tuple sizes, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """y (N, K, P, Q) from x (N, C, H, W): results and sources without their phases."""
+    cdef Task t = make_task(axes, sizes)
+    cdef Plane xs = plane_of(x.strides, 8), ys = plane_of(y.strides, 8)
+    with nogil:
+        correlate[double](t, &x[0, 0, 0, 0], xs, beyond, &spectra[0], &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0],
+                       ys, x.shape[0], <char*>&scratch[0], worker_bytes, workers)
+
+
+def f32_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float[:, :, :, :, ::1] parts, float beyond, tuple axes,
+                    tuple sizes, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """parts (pieces, K, C, R, S), to be added up: each an equal share of all samples' units."""
+    cdef Task t = make_task(axes, sizes)
+    cdef Plane xs = plane_of(x.strides, 4), dys = plane_of(dy.strides, 4), ws = plane_of(parts.strides + 1, 4)
+    with nogil:
+        weight_grad[float](t, &x[0, 0, 0, 0], xs, beyond, &dy[0, 0, 0, 0], dys, &parts[0, 0, 0, 0, 0], ws, x.shape[0],
+                         parts.shape[0], parts.strides[0] // 4, <char*>&scratch[0], worker_bytes, workers)
+
+
+def f64_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy, double[:, :, :, :, ::1] parts, double beyond, tuple axes,
+                    tuple sizes, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """parts (pieces, K, C, R, S), to be added up: each an equal share of all samples' units."""
+    cdef Task t = make_task(axes, sizes)
+    cdef Plane xs = plane_of(x.strides, 8), dys = plane_of(dy.strides, 8), ws = plane_of(parts.strides + 1, 8)
+    with nogil:
+        weight_grad[double](t, &x[0, 0, 0, 0], xs, beyond, &dy[0, 0, 0, 0], dys, &parts[0, 0, 0, 0, 0], ws, x.shape[0],
+                         parts.shape[0], parts.strides[0] // 8, <char*>&scratch[0], worker_bytes, workers)
