@@ -4,18 +4,20 @@ A tile has n0 x n1 places, multiples of L, the lanes of a vector. Two real tiles
 the imaginary part of one complex tile: its spectrum times that of a real filter is the spectrum of both results, so
 neither is ever taken apart. Each axis is transformed with the other one along the lanes (simd/fft_tile.h), and a tile
 is kept in blocks of L x L complex numbers that are turned in their place, from lanes along the columns to lanes along
-the rows:
+the rows. A worker does a chunk of units at a time:
 
-    tile [n0 / L][sources][n1 / L][L][2][L]      row, column, part, lane: before the columns' transform
-                                                 column, row, part, lane: after it
-    filters [results][n0 / L][sources][n1][2][L]       sums [n0 / L][results][n1][2][L]
+    tiles [n0 / L][units][sources][n1 / L][L][2][L]      row, column, part, lane: before the columns' transform
+                                                         column, row, part, lane: after it
+    x [n1][units][sources][2][L]     sums [n1][units][results][2][L]       of one block of rows
+    filters [n0 / L][n1][results][sources][2][L]
 
-One correlation: `load` copies the pixels of both halves; `columns` transforms L columns at a time, by way of a buffer
-[n0][2][L] in L1, and turns them; then, for each block of L rows, all sources' rows are transformed, multiplied by the
-conjugate spectra of each filter and summed up, and the sums transformed back, all in L1 where sources are few;
-`columns_back` and `store` end it. A spectrum is never sorted. A weight gradient is the same with dy in the filters'
-place: the product of two complex tiles, one conjugated, is the spectrum of the sum of their halves' correlations in the
-real part (and of nothing of use in the imaginary one), so spectra are summed over tiles before one transform back.
+One correlation: `load` copies the pixels of both halves; `columns_forward` transforms L columns at a time, by way of a
+buffer [n0][2][L] in L1, and turns them; then, for each block of L rows, all sources' rows are transformed to x,
+multiplied by the conjugate spectra of the filters, and the sums transformed back into tiles of results; `columns_back`
+and `store` end it. With one source, result and unit all that happens in place. A spectrum is never sorted. A weight
+gradient is the same with dy in the filters' place: the product of two complex tiles, one conjugated, is the spectrum of
+the sum of their halves' correlations in the real part (and of nothing of use in the imaginary one), so spectra are
+summed over units, sums [n0 / L][n1][results][sources][2][L], before one transform back.
 
 Which place holds which pixel is said by index vectors: `Places` along one axis, by strip (a tile along that axis) and
 phase. In an image -1 is the constant and -2 zero; in a result a negative place is not kept. The columns between `begin`
@@ -33,20 +35,26 @@ ctypedef fused real:
     float
     double
 
+cdef extern from *:
+    void __builtin_prefetch(const void*) noexcept nogil
+
 cdef extern from "fft.h" nogil:
     const int VECTOR_BYTES
-    void f32_fft(ptrdiff_t, ptrdiff_t, const int64_t*, const float*, float*)
-    void f64_fft(ptrdiff_t, ptrdiff_t, const int64_t*, const double*, double*)
-    void f32_fft_back(ptrdiff_t, ptrdiff_t, const int64_t*, const float*, float*)
-    void f64_fft_back(ptrdiff_t, ptrdiff_t, const int64_t*, const double*, double*)
+    void f32_fft(ptrdiff_t, ptrdiff_t, const int64_t*, const float*, float*, float*, ptrdiff_t)
+    void f64_fft(ptrdiff_t, ptrdiff_t, const int64_t*, const double*, double*, double*, ptrdiff_t)
+    void f32_fft_back(ptrdiff_t, ptrdiff_t, const int64_t*, const float*, const float*, ptrdiff_t, float*)
+    void f64_fft_back(ptrdiff_t, ptrdiff_t, const int64_t*, const double*, const double*, ptrdiff_t, double*)
     void f32_fft_turn(const float*, float*)
     void f64_fft_turn(const double*, double*)
-    void f32_fft_products(ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, const float*, ptrdiff_t, float*, ptrdiff_t, int)
-    void f64_fft_products(ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, const double*, ptrdiff_t, double*, ptrdiff_t, int)
+    void f32_fft_products(ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t,
+                          const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, int)
+    void f64_fft_products(ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t,
+                          const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, int)
     void f32_fft_put(const float*, float, float, float*)
     void f64_fft_put(const double*, double, double, double*)
 
 BYTES = VECTOR_BYTES
+cdef Py_ssize_t AHEAD = 3
 
 
 cdef struct Places:  # along one axis
@@ -64,10 +72,11 @@ cdef struct Axis:
 
 cdef struct Task:
     Axis rows, columns
-    Py_ssize_t sources, block, results  # with their phases; block: sources at a time
+    Py_ssize_t sources, results  # with their phases
+    Py_ssize_t chunk  # units at a time
     Py_ssize_t halves_down, halves_across, units_down, units_across  # halves of a unit; units of a sample
-    Py_ssize_t pitch, sums_pitch  # elements from one block of rows to the next
-    bint aside  # the sums have room of their own
+    Py_ssize_t pitch, sums_pitch  # elements from one block of rows to the next, of tiles of sources and of results
+    bint in_place  # one source, result and unit
 
 
 cdef struct Plane:
@@ -78,18 +87,18 @@ cdef inline Py_ssize_t lanes_of(const real* _) noexcept nogil:
     return VECTOR_BYTES // sizeof(real)
 
 
-cdef inline void forward(const Axis* a, real* x) noexcept nogil:
+cdef inline void forward(const Axis* a, real* x, real* y, Py_ssize_t stride) noexcept nogil:
     if real is float:
-        f32_fft(a.n, a.passes, a.radices, <const float*>a.twiddles, x)
+        f32_fft(a.n, a.passes, a.radices, <const float*>a.twiddles, x, y, stride)
     else:
-        f64_fft(a.n, a.passes, a.radices, <const double*>a.twiddles, x)
+        f64_fft(a.n, a.passes, a.radices, <const double*>a.twiddles, x, y, stride)
 
 
-cdef inline void back(const Axis* a, real* x) noexcept nogil:
+cdef inline void back(const Axis* a, const real* y, Py_ssize_t stride, real* x) noexcept nogil:
     if real is float:
-        f32_fft_back(a.n, a.passes, a.radices, <const float*>a.twiddles, x)
+        f32_fft_back(a.n, a.passes, a.radices, <const float*>a.twiddles, y, stride, x)
     else:
-        f64_fft_back(a.n, a.passes, a.radices, <const double*>a.twiddles, x)
+        f64_fft_back(a.n, a.passes, a.radices, <const double*>a.twiddles, y, stride, x)
 
 
 cdef inline void turn(const real* x, real* out) noexcept nogil:
@@ -99,12 +108,26 @@ cdef inline void turn(const real* x, real* out) noexcept nogil:
         f64_fft_turn(x, out)
 
 
-cdef inline void products(Py_ssize_t n, Py_ssize_t results, Py_ssize_t sources, const real* x, const real* w,
-                          Py_ssize_t filter, real* sums, Py_ssize_t result, bint more) noexcept nogil:
+cdef inline void products(Py_ssize_t n, Py_ssize_t units, Py_ssize_t results, Py_ssize_t sources, const real* x,
+                          const real* w, real* sums) noexcept nogil:
+    """sums[j][u][k] = sum_c x[j][u][c] * conj(w[j][k][c]), j < n"""
     if real is float:
-        f32_fft_products(n, results, sources, x, w, filter, sums, result, more)
+        f32_fft_products(n, units, results, sources, x, units * sources, sources, 1, w, results * sources, sources, 1,
+                         sums, units * results, results, 1, False)
     else:
-        f64_fft_products(n, results, sources, x, w, filter, sums, result, more)
+        f64_fft_products(n, units, results, sources, x, units * sources, sources, 1, w, results * sources, sources, 1,
+                         sums, units * results, results, 1, False)
+
+
+cdef inline void outer_products(Py_ssize_t n, Py_ssize_t units, Py_ssize_t results, Py_ssize_t sources, const real* x,
+                                const real* dy, real* sums, bint more) noexcept nogil:
+    """sums[j][k][c] (+)= sum_u x[j][u][c] * conj(dy[j][u][k]), j < n"""
+    if real is float:
+        f32_fft_products(n, sources, results, units, x, units * sources, 1, sources, dy, units * results, 1, results,
+                         sums, results * sources, 1, sources, more)
+    else:
+        f64_fft_products(n, sources, results, units, x, units * sources, 1, sources, dy, units * results, 1, results,
+                         sums, results * sources, 1, sources, more)
 
 
 cdef inline void put(const real* x, real scale, real start, real* y) noexcept nogil:
@@ -133,10 +156,12 @@ cdef void load(const real* x, const Plane* plane, real beyond, const Places* row
     cdef const int64_t* column_at = places_at(columns, across, phase % columns.phases)
     cdef const int64_t* run = run_at(columns, across, phase % columns.phases)
     cdef const real* row
+    cdef const real* ahead
     cdef real* out
     for i in range(rows.length):
         h = row_at[i]
         row = x + h * plane.sh if h >= 0 else x
+        ahead = x + max(row_at[min(i + AHEAD, rows.length - 1)], 0) * plane.sh
         out = tile + i // L * pitch + i % L * 2 * L
         j = 0
         while j < columns.length:
@@ -144,6 +169,7 @@ cdef void load(const real* x, const Plane* plane, real beyond, const Places* row
                 memset(out, 0, VECTOR_BYTES)
             elif h >= 0 and plane.sw == 1 and run[0] <= j and j + L <= run[1]:
                 memcpy(out, row + column_at[j], VECTOR_BYTES)
+                __builtin_prefetch(ahead + column_at[j])
             else:
                 for l in range(L):
                     w = column_at[j + l]
@@ -181,15 +207,6 @@ cdef void store(const real* tile, Py_ssize_t pitch, real scale, real start, cons
             j += L
 
 
-cdef void load_halves(const Task* t, const real* x, const Plane* plane, real beyond, const Places* rows,
-                      const Places* columns, Py_ssize_t unit, Py_ssize_t phase, real* tile,
-                      Py_ssize_t pitch) noexcept nogil:
-    cdef Py_ssize_t down = unit // t.units_across * t.halves_down, across = unit % t.units_across * t.halves_across
-    load(x, plane, beyond, rows, columns, down, across, phase, tile, pitch)
-    load(x, plane, beyond, rows, columns, down + t.halves_down - 1, across + t.halves_across - 1, phase,
-         tile + lanes_of(x), pitch)
-
-
 cdef void columns_forward(const Task* t, real* tile, Py_ssize_t pitch, Py_ssize_t used, real* buffer) noexcept nogil:
     """Transform the first `used` columns, the others being zero, and turn their blocks."""
     cdef Py_ssize_t L = lanes_of(tile), block = 2 * L * L, i, j
@@ -198,9 +215,28 @@ cdef void columns_forward(const Task* t, real* tile, Py_ssize_t pitch, Py_ssize_
         at = tile + j * block
         for i in range(t.rows.n // L):
             memcpy(buffer + i * block, at + i * pitch, block * sizeof(real))
-        forward(&t.rows, buffer)
+        forward(&t.rows, buffer, buffer, 2 * L)
         for i in range(t.rows.n // L):
             turn(<const real*>buffer + i * block, at + i * pitch)
+
+
+cdef void load_units(const Task* t, const real* x, const Plane* plane, real beyond, const Places* rows,
+                     const Places* columns, Py_ssize_t channels, Py_ssize_t first, Py_ssize_t count, real* tiles,
+                     Py_ssize_t pitch, real* buffer) noexcept nogil:
+    """All sources (channels with their phases) of units first..first+count, their columns transformed."""
+    cdef Py_ssize_t units = t.units_down * t.units_across, phases = rows.phases * columns.phases, u, c, phase, down, across
+    cdef const real* at
+    for u in range(first, first + count):
+        down = u % units // t.units_across * t.halves_down
+        across = u % t.units_across * t.halves_across
+        for c in range(channels):
+            at = x + u // units * plane.sn + c * plane.sc
+            for phase in range(phases):
+                load(at, plane, beyond, rows, columns, down, across, phase, tiles, pitch)
+                load(at, plane, beyond, rows, columns, down + t.halves_down - 1, across + t.halves_across - 1, phase,
+                     tiles + lanes_of(x), pitch)
+                columns_forward(t, tiles, pitch, t.columns.n, buffer)
+                tiles += t.columns.n * 2 * lanes_of(x)
 
 
 cdef void columns_back(const Task* t, real* tile, Py_ssize_t pitch, Py_ssize_t kept, real* buffer) noexcept nogil:
@@ -211,7 +247,7 @@ cdef void columns_back(const Task* t, real* tile, Py_ssize_t pitch, Py_ssize_t k
         at = tile + j * block
         for i in range(t.rows.n // L):
             turn(<const real*>at + i * pitch, buffer + i * block)
-        back(&t.rows, buffer)
+        back(&t.rows, <const real*>buffer, 2 * L, buffer)
         for i in range(t.rows.n // L):
             memcpy(at + i * pitch, buffer + i * block, block * sizeof(real))
 
@@ -223,15 +259,15 @@ cdef void filter_unit(const Task* t, const real* w, const Plane* ws, Py_ssize_t 
                       Py_ssize_t unit, real* spectra, real* tile) noexcept nogil:
     """The spectra of one channel of a filter, one for each phase of its taps, which counts with sources or results."""
     cdef Py_ssize_t L = lanes_of(w), row = t.columns.n * 2 * L, phases = t.rows.taps.phases * t.columns.taps.phases
-    cdef Py_ssize_t k = unit // channels, c = unit % channels, blocks = t.rows.n // L, phase, i, source, result
+    cdef Py_ssize_t k = unit // channels, c = unit % channels, blocks = t.rows.n // L, all = t.results * t.sources
+    cdef Py_ssize_t phase, i, at
     for phase in range(phases):
         memset(tile, 0, blocks * t.pitch * sizeof(real))
         load(w + k * ws.sn + c * ws.sc, ws, <real>0, &t.rows.taps, &t.columns.taps, 0, 0, phase, tile, t.pitch)
         columns_forward(t, tile, t.pitch, t.columns.taps.length, tile + blocks * t.pitch)
-        source, result = (c * phases + phase, k) if of_sources else (c, k * phases + phase)
+        at = k * t.sources + c * phases + phase if of_sources else (k * phases + phase) * t.sources + c
         for i in range(blocks):
-            forward(&t.columns, tile + i * t.pitch)
-            memcpy(spectra + ((result * blocks + i) * t.sources + source) * row, tile + i * t.pitch, row * sizeof(real))
+            forward(&t.columns, tile + i * t.pitch, spectra + i * row * all + at * 2 * L, all * 2 * L)
 
 
 cdef void filters(Task t, const real* w, Plane ws, Py_ssize_t K, Py_ssize_t C, bint of_sources, real* spectra,
@@ -248,99 +284,91 @@ cdef void filters(Task t, const real* w, Plane ws, Py_ssize_t K, Py_ssize_t C, b
 # --- forward and input gradient ----------------------------------------------------------------------------------------
 
 
-cdef void correlate_unit(const Task* t, const real* x, const Plane* xs, real beyond, const real* spectra,
-                         const real* bias, real* y, const Plane* ys, Py_ssize_t unit, real* tile) noexcept nogil:
+cdef void correlate_chunk(const Task* t, const real* x, const Plane* xs, real beyond, const real* spectra,
+                          const real* bias, real* y, const Plane* ys, Py_ssize_t first, Py_ssize_t count,
+                          real* tiles) noexcept nogil:
+    """Units first..first+count, those of all samples counted through."""
     cdef Py_ssize_t L = lanes_of(x), row = t.columns.n * 2 * L, blocks = t.rows.n // L
-    cdef Py_ssize_t units = t.units_down * t.units_across, n = unit // units
-    cdef Py_ssize_t phases = t.rows.source.phases * t.columns.source.phases
-    cdef Py_ssize_t result_phases = t.rows.result.phases * t.columns.result.phases
-    cdef Py_ssize_t first, count, i, j, k, down, across, half
-    cdef real* sums = tile + blocks * t.pitch if t.aside else tile
-    cdef real* buffer = sums + blocks * t.sums_pitch
+    cdef Py_ssize_t units = t.units_down * t.units_across, slots = count * t.sources, kept = count * t.results
+    cdef Py_ssize_t phases = t.rows.result.phases * t.columns.result.phases
+    cdef Py_ssize_t i, j, u, k, down, across, half
+    cdef real* results = tiles if t.in_place else tiles + blocks * t.pitch
+    cdef real* buffer = results + blocks * t.sums_pitch
+    cdef real* x_rows = buffer + t.rows.n * 2 * L
+    cdef real* sums = x_rows + t.chunk * t.sources * row
+    cdef real* result
     cdef real scale = (<real>1) / (t.rows.n * t.columns.n)
-    unit = unit % units
-    first = 0
-    while first < t.sources:
-        count = min(t.block, t.sources - first)
-        for i in range(count):
-            load_halves(t, x + n * xs.sn + (first + i) // phases * xs.sc, xs, beyond, &t.rows.source, &t.columns.source,
-                        unit, (first + i) % phases, tile + i * row, t.pitch)
-            columns_forward(t, tile + i * row, t.pitch, t.columns.n, buffer)
-        for j in range(blocks):
-            for i in range(count):
-                forward(&t.columns, tile + j * t.pitch + i * row)
-            products(t.columns.n, t.results, count, tile + j * t.pitch, spectra + (j * t.sources + first) * row,
-                     blocks * t.sources * row, sums + j * t.sums_pitch, row, first > 0)
-            if first + count == t.sources:
-                for k in range(t.results):
-                    back(&t.columns, sums + j * t.sums_pitch + k * row)
-        first += count
-    for k in range(t.results):
-        columns_back(t, sums + k * row, t.sums_pitch, t.columns.result.length, buffer)
+    load_units(t, x, xs, beyond, &t.rows.source, &t.columns.source,
+               t.sources // (t.rows.source.phases * t.columns.source.phases), first, count, tiles, t.pitch, buffer)
+    for j in range(blocks):
+        if t.in_place:
+            x_rows = sums = tiles + j * t.pitch
+        for i in range(slots):
+            forward(&t.columns, tiles + j * t.pitch + i * row, x_rows + i * 2 * L, slots * 2 * L)
+        products(t.columns.n, count, t.results, t.sources, <const real*>x_rows, spectra + j * row * t.results * t.sources,
+                 sums)
+        for i in range(kept):
+            back(&t.columns, <const real*>sums + i * 2 * L, kept * 2 * L, results + j * t.sums_pitch + i * row)
+    for i in range(kept):
+        u, k = (first + i // t.results), i % t.results
+        result = results + i * row
+        columns_back(t, result, t.sums_pitch, t.columns.result.length, buffer)
         for half in range(2):
-            down = unit // t.units_across * t.halves_down + half * (t.halves_down - 1)
-            across = unit % t.units_across * t.halves_across + half * (t.halves_across - 1)
-            i = k // result_phases
-            store(<const real*>sums + k * row + half * L, t.sums_pitch, scale, bias[i] if bias != NULL else 0,
-                  &t.rows.result, &t.columns.result, down, across, k % result_phases, y + n * ys.sn + i * ys.sc, ys)
+            down = u % units // t.units_across * t.halves_down + half * (t.halves_down - 1)
+            across = u % t.units_across * t.halves_across + half * (t.halves_across - 1)
+            store(<const real*>result + half * L, t.sums_pitch, scale, bias[k // phases] if bias != NULL else 0,
+                  &t.rows.result, &t.columns.result, down, across, k % phases,
+                  y + u // units * ys.sn + k // phases * ys.sc, ys)
 
 
 cdef void correlate(Task t, const real* x, Plane xs, real beyond, const real* spectra, const real* bias, real* y,
                     Plane ys, Py_ssize_t N, char* memory, Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t unit, units = N * t.units_down * t.units_across
+    cdef Py_ssize_t units = N * t.units_down * t.units_across, chunk
     if workers == 1:
-        for unit in range(units):
-            correlate_unit(&t, x, &xs, beyond, spectra, bias, y, &ys, unit, <real*>memory)
+        for chunk in range((units + t.chunk - 1) // t.chunk):
+            correlate_chunk(&t, x, &xs, beyond, spectra, bias, y, &ys, chunk * t.chunk,
+                            min(t.chunk, units - chunk * t.chunk), <real*>memory)
     else:
-        for unit in prange(units, num_threads=workers, schedule="static"):
-            correlate_unit(&t, x, &xs, beyond, spectra, bias, y, &ys, unit, <real*>(memory + threadid() * worker_bytes))
+        for chunk in prange((units + t.chunk - 1) // t.chunk, num_threads=workers, schedule="static"):
+            correlate_chunk(&t, x, &xs, beyond, spectra, bias, y, &ys, chunk * t.chunk,
+                            min(t.chunk, units - chunk * t.chunk), <real*>(memory + threadid() * worker_bytes))
 
 
 # --- weight gradient ---------------------------------------------------------------------------------------------------
 
 
 cdef void weight_piece(const Task* t, const real* x, const Plane* xs, real beyond, const real* dy, const Plane* dys,
-                       real* dw, const Plane* ws, Py_ssize_t first_unit, Py_ssize_t last_unit,
-                       real* sums) noexcept nogil:
-    """dw of one piece from its units, those of all samples counted through."""
-    cdef Py_ssize_t L = lanes_of(x), row = t.columns.n * 2 * L, blocks = t.rows.n // L, spectrum = blocks * t.sources * row
-    cdef Py_ssize_t units = t.units_down * t.units_across, phases = t.rows.source.phases * t.columns.source.phases
-    cdef Py_ssize_t unit, n, first, count, i, j, k
-    cdef real* tile = sums + t.results * spectrum
-    cdef real* dy_tile = tile + blocks * t.pitch
-    cdef real* buffer = dy_tile + blocks * t.sums_pitch
-    cdef real* at
+                       real* dw, const Plane* ws, Py_ssize_t first, Py_ssize_t last, real* sums) noexcept nogil:
+    """dw of one piece: of units first..last, those of all samples counted through."""
+    cdef Py_ssize_t L = lanes_of(x), row = t.columns.n * 2 * L, blocks = t.rows.n // L, all = t.results * t.sources
+    cdef Py_ssize_t phases = t.rows.source.phases * t.columns.source.phases, unit = first, count, i, j
+    cdef real* tiles = sums + blocks * row * all
+    cdef real* dy_tiles = tiles + blocks * t.pitch
+    cdef real* buffer = dy_tiles + blocks * t.sums_pitch
+    cdef real* x_rows = buffer + t.rows.n * 2 * L
+    cdef real* dy_rows = x_rows + t.chunk * t.sources * row
     cdef real scale = (<real>1) / (t.rows.n * t.columns.n)
-    memset(sums, 0, t.results * spectrum * sizeof(real))
-    for unit in range(first_unit, last_unit):
-        n = unit // units
-        for k in range(t.results):
-            load_halves(t, dy + n * dys.sn + k * dys.sc, dys, <real>0, &t.rows.result, &t.columns.result, unit % units, 0,
-                        dy_tile + k * row, t.sums_pitch)
-            columns_forward(t, dy_tile + k * row, t.sums_pitch, t.columns.n, buffer)
-            for j in range(blocks):
-                forward(&t.columns, dy_tile + j * t.sums_pitch + k * row)
-        first = 0
-        while first < t.sources:
-            count = min(t.block, t.sources - first)
-            for i in range(count):
-                load_halves(t, x + n * xs.sn + (first + i) // phases * xs.sc, xs, beyond, &t.rows.source,
-                            &t.columns.source, unit % units, (first + i) % phases, tile + i * row, t.pitch)
-                columns_forward(t, tile + i * row, t.pitch, t.columns.n, buffer)
-            for j in range(blocks):
-                for i in range(count):
-                    forward(&t.columns, tile + j * t.pitch + i * row)
-                    products(t.columns.n, t.results, 1, tile + j * t.pitch + i * row, dy_tile + j * t.sums_pitch, row,
-                             sums + (j * t.sources + first + i) * row, spectrum, True)
-            first += count
-    for k in range(t.results):
-        for i in range(t.sources):
-            at = sums + k * spectrum + i * row
-            for j in range(blocks):
-                back(&t.columns, at + j * t.sources * row)
-            columns_back(t, at, t.sources * row, t.columns.taps.length, buffer)
-            store(<const real*>at, t.sources * row, scale, <real>0, &t.rows.taps, &t.columns.taps, 0, 0, i % phases,
-                  dw + k * ws.sn + i // phases * ws.sc, ws)
+    while unit < last:
+        count = min(t.chunk, last - unit)
+        load_units(t, x, xs, beyond, &t.rows.source, &t.columns.source, t.sources // phases, unit, count, tiles,
+                   t.pitch, buffer)
+        load_units(t, dy, dys, <real>0, &t.rows.result, &t.columns.result, t.results, unit, count, dy_tiles,
+                   t.sums_pitch, buffer)
+        for j in range(blocks):
+            for i in range(count * t.sources):
+                forward(&t.columns, tiles + j * t.pitch + i * row, x_rows + i * 2 * L, count * t.sources * 2 * L)
+            for i in range(count * t.results):
+                forward(&t.columns, dy_tiles + j * t.sums_pitch + i * row, dy_rows + i * 2 * L,
+                        count * t.results * 2 * L)
+            outer_products(t.columns.n, count, t.results, t.sources, <const real*>x_rows, <const real*>dy_rows,
+                           sums + j * row * all, unit > first)
+        unit += count
+    for i in range(all):
+        for j in range(blocks):
+            back(&t.columns, <const real*>sums + j * row * all + i * 2 * L, all * 2 * L, tiles + j * t.pitch)
+        columns_back(t, tiles, t.pitch, t.columns.taps.length, buffer)
+        store(<const real*>tiles, t.pitch, scale, <real>0, &t.rows.taps, &t.columns.taps, 0, 0, i % t.sources % phases,
+              dw + i // t.sources * ws.sn + i % t.sources // phases * ws.sc, ws)
 
 
 cdef void weight_grad(Task t, const real* x, Plane xs, real beyond, const real* dy, Plane dys, real* dw, Plane ws,
@@ -389,8 +417,8 @@ cdef Task make_task(tuple axes, tuple sizes) except *:
     """The axes' arrays must outlive the task."""
     cdef Task t
     t.rows, t.columns = make_axis(axes[0]), make_axis(axes[1])
-    (t.sources, t.block, t.results, t.halves_down, t.halves_across, t.units_down, t.units_across, t.pitch, t.sums_pitch,
-     t.aside) = sizes
+    (t.sources, t.results, t.chunk, t.halves_down, t.halves_across, t.units_down, t.units_across, t.pitch, t.sums_pitch,
+     t.in_place) = sizes
     return t
 
 

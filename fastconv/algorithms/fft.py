@@ -48,7 +48,7 @@ GRAIN = 16  # lengths of transforms are multiples of it: of the lanes of a vecto
 LENGTHS = tuple(sorted(odd << a for odd in (1, 3, 5) for a in range(GRAIN.bit_length() - 1, 40)))
 LONGEST = 1024  # no longer ones than this, unless the taps need it
 FILTER_BYTES = 16 << 20  # of the filters' spectra (weight gradients: of the sums) at a time
-SOURCE_BYTES = 1 << 20  # of channels transformed at a time
+CHUNK, CHUNK_BYTES = 8, 2 << 20  # tiles done at a time, where the filters' spectra leave the cache; bytes of spectra
 CACHED_BYTES = 1 << 20  # tiles larger than this take twice the time
 SMALL_BYTES = 16 << 10  # of Python objects
 PIECES = 4  # of a weight gradient's tiles, so that several workers have something to do
@@ -188,10 +188,10 @@ class _Tiling:
     results: int
     source_phases: int
     result_phases: int
-    source_block: int
-    """Sources transformed at a time, phases counted."""
     result_block: int
     """Results computed from one transform of the sources."""
+    chunk: int
+    """Tiles at a time."""
     flops: float
     """Of one tile and group."""
 
@@ -243,16 +243,19 @@ def _blocks(
         sources, results, source_phases, result_phases = results, sources, 1, phases
     points = cuts[0].length * cuts[1].length
     plane = 2 * points * problem.itemsize
-    source_block = max(min(sources * source_phases, SOURCE_BYTES // plane), 1)
     products = max(sources * phases, 1)  # for each result
     result_blocks = -(-results // max(FILTER_BYTES // (products * plane), 1))
     result_block = -(-results // result_blocks)
+    chunk = 1
+    if products * result_block * plane > CACHED_BYTES // 2:  # several tiles for each reading of the filters
+        planes = sources * source_phases + result_block * result_phases
+        chunk = max(min(CHUNK, CHUNK_BYTES // (planes * plane)), 1)
     if problem.direction == "weight_grad":  # transforms of a tile: of dy's, and of x's anew for each block of them
         transforms = results + products * result_blocks
     else:
         transforms = sources * source_phases * result_blocks + results * result_phases
     flops = transforms * _transform_flops(points, plane) + 8.0 * products * results * points
-    return _Tiling(cuts, halves, sources, results, source_phases, result_phases, source_block, result_block, flops)
+    return _Tiling(cuts, halves, sources, results, source_phases, result_phases, result_block, chunk, flops)
 
 
 def _transform_flops(points: int, plane: int) -> float:
@@ -291,7 +294,7 @@ class _Sizes(NamedTuple):
 
     pitch: int
     sums_pitch: int
-    aside: bool
+    in_place: bool
     worker: int
     """Bytes."""
 
@@ -300,13 +303,15 @@ def _sizes(problem: ConvProblem, tiling: _Tiling, isa: str, kept: int) -> _Sizes
     lanes = machine.kernels(isa).fft.BYTES // problem.itemsize
     (n0, *_), (n1, *_) = tiling.cuts
     # A line more, so that blocks of rows don't fall into the same sets of the cache
-    pitch, sums_pitch = (planes * n1 * 2 * lanes + 64 // problem.itemsize for planes in (tiling.source_block, kept))
+    planes = [tiling.chunk * count for count in (tiling.all_sources, kept)]
+    pitch, sums_pitch = (count * n1 * 2 * lanes + 64 // problem.itemsize for count in planes)
     weight_grad = problem.direction == "weight_grad"
-    aside = weight_grad or kept > 1 or tiling.source_block < tiling.all_sources
-    elements = n0 // lanes * (pitch + (sums_pitch if aside else 0)) + n0 * 2 * lanes
+    in_place = sum(planes) == 2 and not weight_grad
+    elements = n0 // lanes * (pitch if in_place else pitch + sums_pitch) + n0 * 2 * lanes
+    elements += 0 if in_place else sum(planes) * n1 * 2 * lanes
     if weight_grad:
         elements += kept * tiling.all_sources * 2 * n0 * n1
-    return _Sizes(pitch, sums_pitch if aside else pitch, aside, up(elements * problem.itemsize, 64))
+    return _Sizes(pitch, sums_pitch, in_place, up(elements * problem.itemsize, 64))
 
 
 # --- tiles and where they lie ----------------------------------------------------------------------
@@ -404,9 +409,7 @@ def prepare(problem: ConvProblem, isa: str) -> _Tables:
     padded = [problem.rows(), problem.columns()]
     if _folds(problem):
         padded = [np.arange(len(index)) for index in padded]  # the gradient of the padded image
-    rows, columns = (
-        _lane(problem, *of_axis) for of_axis in zip(axes, tiling.cuts, tiling.halves, padded, strict=True)
-    )
+    rows, columns = (_lane(problem, *of_axis) for of_axis in zip(axes, tiling.cuts, tiling.halves, padded, strict=True))
     for_kernel = [
         (cut.length, *_passes(cut.length, problem.compute_dtype), *map(tuple, lane))
         for cut, lane in zip(tiling.cuts, (rows, columns), strict=True)
@@ -491,9 +494,9 @@ def _task(plan: Any, results: int) -> tuple[tuple[int, ...], int]:
     """Sizes as the kernel takes them for so many results with their phases, and bytes of each worker."""
     tables: _Tables = plan.tables
     tiling = tables.tiling
-    pitch, sums_pitch, aside, worker = _sizes(plan.problem, tiling, tables.isa, results)
+    pitch, sums_pitch, in_place, worker = _sizes(plan.problem, tiling, tables.isa, results)
     units = tiling.cuts[0].units, tiling.cuts[1].units
-    return (tiling.all_sources, tiling.source_block, results, *tiling.halves, *units, pitch, sums_pitch, aside), worker
+    return (tiling.all_sources, results, tiling.chunk, *tiling.halves, *units, pitch, sums_pitch, in_place), worker
 
 
 def _filter_spectra(plan: Any, filters: np.ndarray, spectra: np.ndarray, workers: int) -> None:

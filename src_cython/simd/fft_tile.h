@@ -2,10 +2,11 @@
  *
  *   x[i][2][L]     row i of L columns: their real parts, then their imaginary parts; every lane is one column
  *
- *   T_fft          X[f(i)] = sum_j x[j] exp(-2*pi*sqrt(-1)*i*j/n), in place, in the order f that the passes leave
- *   T_fft_back     the inverse of T_fft times n, from that order
+ *   T_fft          y[f(i)] = sum_j x[j] exp(-2*pi*sqrt(-1)*i*j/n), in the order f that the passes leave; x is
+ *                  destroyed; rows of y are `stride` apart (y = x, stride = 2L: in place)
+ *   T_fft_back     x = the inverse of T_fft times n, of y in that order
  *   T_fft_turn     out[j][p][i] = in[i][p][j]          i, j < L, p < 2: from lanes along one axis to the other
- *   T_fft_products sums[k][i] (+)= sum_c x[c][i] * conj(w[k][c][i])
+ *   T_fft_products sums[j][a][b] (+)= sum_t x[j][t][a] * conj(w[j][t][b])     complex vectors, any strides
  *
  * Forward passes decimate in frequency (the twiddle factors follow the butterfly), backward passes in time (they
  * precede it), so that what one puts out of order the other takes from there, and nothing is ever sorted: products
@@ -19,8 +20,6 @@
 #ifndef FASTCONV_FFT_TILE
 #define FASTCONV_FFT_TILE
 #define FFT_INLINE static inline __attribute__((always_inline))
-#define FFT_LARGEST_RADIX 8
-#define FFT_PAIR 2 /* results and rows of one register tile of products */
 #endif
 
 /* dft_r: X_q = sum_k x_k exp(-2*pi*sqrt(-1)*k*q/r), in place. */
@@ -88,16 +87,17 @@ FFT_INLINE void PASTE(T, twiddle)(V(T) * re, V(T) * im, const T* w, const int R)
     }
 }
 
-/* The butterflies of one j, in all blocks. `forward` and `twiddled` are constants, as is R. */
-FFT_INLINE void PASTE(T, fft_column)(T* x, const T* end, ptrdiff_t length, const T* w, const int R, const int forward,
-                                     const int twiddled) {
-    const ptrdiff_t block = length * 2 * LANES(T), step = block / R;
+/* The butterflies of one j in all blocks, from x to y, whose rows are x_row and y_row apart. R, `forward` and
+ * `twiddled` are constants. */
+FFT_INLINE void PASTE(T, fft_column)(const T* x, ptrdiff_t x_row, T* y, ptrdiff_t y_row, ptrdiff_t blocks,
+                                     ptrdiff_t length, const T* w, const int R, const int forward, const int twiddled) {
     const ptrdiff_t real = forward ? 0 : LANES(T), imaginary = LANES(T) - real;
-    for (; x < end; x += block) {
+    const ptrdiff_t x_step = length / R * x_row, y_step = length / R * y_row;
+    for (; blocks > 0; blocks--, x += length * x_row, y += length * y_row) {
         V(T) re[8], im[8];
         _Pragma("GCC unroll 8") for (int k = 0; k < R; k++) {
-            re[k] = *(const V(T)*)(x + k * step + real);
-            im[k] = *(const V(T)*)(x + k * step + imaginary);
+            re[k] = *(const V(T)*)(x + k * x_step + real);
+            im[k] = *(const V(T)*)(x + k * x_step + imaginary);
         }
         if (twiddled && !forward) PASTE(T, twiddle)(re, im, w, R);
         if (R == 8)
@@ -110,17 +110,18 @@ FFT_INLINE void PASTE(T, fft_column)(T* x, const T* end, ptrdiff_t length, const
             PASTE(T, dft3)(re, im);
         if (twiddled && forward) PASTE(T, twiddle)(re, im, w, R);
         _Pragma("GCC unroll 8") for (int k = 0; k < R; k++) {
-            *(V(T)*)(x + k * step + real) = re[k];
-            *(V(T)*)(x + k * step + imaginary) = im[k];
+            *(V(T)*)(y + k * y_step + real) = re[k];
+            *(V(T)*)(y + k * y_step + imaginary) = im[k];
         }
     }
 }
 
+/* A pass with twiddle factors, in place. */
 FFT_INLINE void PASTE(T, fft_pass)(T* x, ptrdiff_t n, ptrdiff_t length, const T* w, const int R, const int forward) {
-    const T* end = x + n * 2 * LANES(T);
-    PASTE(T, fft_column)(x, end, length, w, R, forward, 0);
+    const ptrdiff_t row = 2 * LANES(T);
+    PASTE(T, fft_column)(x, row, x, row, n / length, length, w, R, forward, 0);
     for (ptrdiff_t j = 1; j < length / R; j++, w += 2 * (R - 1))
-        PASTE(T, fft_column)(x + j * 2 * LANES(T), end, length, w, R, forward, 1);
+        PASTE(T, fft_column)(x + j * row, row, x + j * row, row, n / length, length, w, R, forward, 1);
 }
 
 #define FFT_PASS(forward)                                              \
@@ -133,22 +134,33 @@ FFT_INLINE void PASTE(T, fft_pass)(T* x, ptrdiff_t n, ptrdiff_t length, const T*
     else                                                               \
         PASTE(T, fft_pass)(x, n, length, twiddles, 3, forward)
 
-static void PASTE(T, fft)(ptrdiff_t n, ptrdiff_t passes, const int64_t* radices, const T* twiddles, T* x) {
+/* The last radix is 4 or 8; its pass has no twiddle factors. */
+static void PASTE(T, fft)(ptrdiff_t n, ptrdiff_t passes, const int64_t* radices, const T* twiddles, T* x, T* y,
+                          ptrdiff_t stride) {
     ptrdiff_t length = n;
-    for (ptrdiff_t pass = 0; pass < passes; pass++) {
+    for (ptrdiff_t pass = 0; pass < passes - 1; pass++) {
         const ptrdiff_t radix = radices[pass];
         FFT_PASS(1);
         twiddles += (length / radix - 1) * (radix - 1) * 2;
         length /= radix;
     }
+    if (length == 8)
+        PASTE(T, fft_column)(x, 2 * LANES(T), y, stride, n / 8, 8, twiddles, 8, 1, 0);
+    else
+        PASTE(T, fft_column)(x, 2 * LANES(T), y, stride, n / 4, 4, twiddles, 4, 1, 0);
 }
 
-static void PASTE(T, fft_back)(ptrdiff_t n, ptrdiff_t passes, const int64_t* radices, const T* twiddles, T* x) {
+static void PASTE(T, fft_back)(ptrdiff_t n, ptrdiff_t passes, const int64_t* radices, const T* twiddles, const T* y,
+                               ptrdiff_t stride, T* x) {
     ptrdiff_t length = n;
-    for (ptrdiff_t pass = 0; pass < passes; length /= radices[pass++])
+    for (ptrdiff_t pass = 0; pass < passes - 1; length /= radices[pass++])
         twiddles += (length / radices[pass] - 1) * (radices[pass] - 1) * 2;
-    while (passes-- > 0) {
-        const ptrdiff_t radix = radices[passes];
+    if (length == 8)
+        PASTE(T, fft_column)(y, stride, x, 2 * LANES(T), n / 8, 8, twiddles, 8, 0, 0);
+    else
+        PASTE(T, fft_column)(y, stride, x, 2 * LANES(T), n / 4, 4, twiddles, 4, 0, 0);
+    while (passes-- > 1) {
+        const ptrdiff_t radix = radices[passes - 1];
         twiddles -= (length - 1) * (radix - 1) * 2;
         length *= radix;
         FFT_PASS(0);
@@ -165,46 +177,57 @@ static void PASTE(T, fft_turn)(const T* in, T* out) {
     }
 }
 
-/* K results and FFT_PAIR rows in registers; sums may be x where C == 1 or K == 1. */
-FFT_INLINE void PASTE(T, fft_products_of)(const int K, ptrdiff_t n, ptrdiff_t C, const T* x, ptrdiff_t source,
-                                          const T* w, ptrdiff_t filter, T* sums, ptrdiff_t result, int more) {
-    for (ptrdiff_t i = 0; i < n * 2 * LANES(T); i += FFT_PAIR * 2 * LANES(T)) {
-        V(T) re[FFT_PAIR][FFT_PAIR], im[FFT_PAIR][FFT_PAIR];
-        _Pragma("GCC unroll 2") for (int k = 0; k < K; k++)
-            _Pragma("GCC unroll 2") for (int j = 0; j < FFT_PAIR; j++) {
-            const T* from = sums + k * result + i + j * 2 * LANES(T);
-            re[k][j] = more ? *(const V(T)*)from : (V(T)){0};
-            im[k][j] = more ? *(const V(T)*)(from + LANES(T)) : (V(T)){0};
-        }
-        for (ptrdiff_t c = 0; c < C; c++)
-            _Pragma("GCC unroll 2") for (int j = 0; j < FFT_PAIR; j++) {
-                const T* at = x + c * source + i + j * 2 * LANES(T);
-                const V(T) x_re = *(const V(T)*)at, x_im = *(const V(T)*)(at + LANES(T));
-                _Pragma("GCC unroll 2") for (int k = 0; k < K; k++) {
-                    const T* by = w + k * filter + c * source + i + j * 2 * LANES(T);
-                    const V(T) w_re = *(const V(T)*)by, w_im = *(const V(T)*)(by + LANES(T));
-                    re[k][j] += x_re * w_re;
-                    im[k][j] += x_im * w_re;
-                    re[k][j] += x_im * w_im;
-                    im[k][j] -= x_re * w_im;
-                }
+/* A x B of the sums of one j in registers, A and B constants. */
+FFT_INLINE void PASTE(T, fft_product)(const int A, const int B, ptrdiff_t terms, const T* x, ptrdiff_t x_a,
+                                      ptrdiff_t x_t, const T* w, ptrdiff_t w_b, ptrdiff_t w_t, T* sums, ptrdiff_t sum_a,
+                                      ptrdiff_t sum_b, int more) {
+    V(T) re[2][2], im[2][2];
+    _Pragma("GCC unroll 2") for (int a = 0; a < A; a++)
+        _Pragma("GCC unroll 2") for (int b = 0; b < B; b++) {
+        const T* from = sums + a * sum_a + b * sum_b;
+        re[a][b] = more ? *(const V(T)*)from : (V(T)){0};
+        im[a][b] = more ? *(const V(T)*)(from + LANES(T)) : (V(T)){0};
+    }
+    for (; terms > 0; terms--, x += x_t, w += w_t)
+        _Pragma("GCC unroll 2") for (int a = 0; a < A; a++) {
+            const V(T) x_re = *(const V(T)*)(x + a * x_a), x_im = *(const V(T)*)(x + a * x_a + LANES(T));
+            _Pragma("GCC unroll 2") for (int b = 0; b < B; b++) {
+                const V(T) w_re = *(const V(T)*)(w + b * w_b), w_im = *(const V(T)*)(w + b * w_b + LANES(T));
+                re[a][b] += x_re * w_re;
+                im[a][b] += x_im * w_re;
+                re[a][b] += x_im * w_im;
+                im[a][b] -= x_re * w_im;
             }
-        _Pragma("GCC unroll 2") for (int k = 0; k < K; k++)
-            _Pragma("GCC unroll 2") for (int j = 0; j < FFT_PAIR; j++) {
-            T* to = sums + k * result + i + j * 2 * LANES(T);
-            *(V(T)*)to = re[k][j];
-            *(V(T)*)(to + LANES(T)) = im[k][j];
         }
+    _Pragma("GCC unroll 2") for (int a = 0; a < A; a++)
+        _Pragma("GCC unroll 2") for (int b = 0; b < B; b++) {
+        T* to = sums + a * sum_a + b * sum_b;
+        *(V(T)*)to = re[a][b];
+        *(V(T)*)(to + LANES(T)) = im[a][b];
     }
 }
 
-/* Sources are n rows apart in x and w. */
-static void PASTE(T, fft_products)(ptrdiff_t n, ptrdiff_t K, ptrdiff_t C, const T* x, const T* w, ptrdiff_t filter,
-                                   T* sums, ptrdiff_t result, int more) {
-    const ptrdiff_t source = n * 2 * LANES(T);
-    for (; K >= FFT_PAIR; K -= FFT_PAIR, w += FFT_PAIR * filter, sums += FFT_PAIR * result)
-        PASTE(T, fft_products_of)(FFT_PAIR, n, C, x, source, w, filter, sums, result, more);
-    if (K) PASTE(T, fft_products_of)(1, n, C, x, source, w, filter, sums, result, more);
+/* For all j < n and terms t; strides in complex vectors. The sums may lie where x does if A == B == terms == 1. */
+static void PASTE(T, fft_products)(ptrdiff_t n, ptrdiff_t A, ptrdiff_t B, ptrdiff_t terms, const T* x, ptrdiff_t x_j,
+                                   ptrdiff_t x_a, ptrdiff_t x_t, const T* w, ptrdiff_t w_j, ptrdiff_t w_b,
+                                   ptrdiff_t w_t, T* sums, ptrdiff_t sum_j, ptrdiff_t sum_a, ptrdiff_t sum_b,
+                                   int more) {
+    const ptrdiff_t c = 2 * LANES(T);
+    x_j *= c, x_a *= c, x_t *= c, w_j *= c, w_b *= c, w_t *= c, sum_j *= c, sum_a *= c, sum_b *= c;
+    for (; n > 0; n--, x += x_j, w += w_j, sums += sum_j)
+        for (ptrdiff_t b = 0; b < B; b += 2)
+            for (ptrdiff_t a = 0; a < A; a += 2) {
+                const T *xa = x + a * x_a, *wb = w + b * w_b;
+                T* to = sums + a * sum_a + b * sum_b;
+                if (a + 1 < A && b + 1 < B)
+                    PASTE(T, fft_product)(2, 2, terms, xa, x_a, x_t, wb, w_b, w_t, to, sum_a, sum_b, more);
+                else if (b + 1 < B)
+                    PASTE(T, fft_product)(1, 2, terms, xa, x_a, x_t, wb, w_b, w_t, to, sum_a, sum_b, more);
+                else if (a + 1 < A)
+                    PASTE(T, fft_product)(2, 1, terms, xa, x_a, x_t, wb, w_b, w_t, to, sum_a, sum_b, more);
+                else
+                    PASTE(T, fft_product)(1, 1, terms, xa, x_a, x_t, wb, w_b, w_t, to, sum_a, sum_b, more);
+            }
 }
 
 /* y = x * scale + start, a vector */
