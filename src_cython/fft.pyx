@@ -11,6 +11,7 @@ the rows. A worker does a chunk of units at a time:
     x [n1][units][sources][2][L]     sums [n1][units][results][2][L]       of one block of rows
     filters [n0 / L][n1][results][sources][2][L]
 
+In the last three, frequencies lie an `odd` number of complex vectors apart, so that they don't share cache sets.
 One correlation: `load` copies the pixels of both halves; `columns_forward` transforms L columns at a time, by way of a
 buffer [n0][2][L] in L1, and turns them; then, for each block of L rows, all sources' rows are transformed to x,
 multiplied by the conjugate spectra of the filters, and the sums transformed back into tiles of results; `columns_back`
@@ -54,7 +55,8 @@ cdef extern from "fft.h" nogil:
     void f64_fft_put(const double*, double, double, double*)
 
 BYTES = VECTOR_BYTES
-cdef Py_ssize_t AHEAD = 3
+cdef Py_ssize_t LINE = 64  # bytes of cache
+cdef Py_ssize_t AHEAD = 3  # rows: loaded into the cache before they are needed
 
 
 cdef struct Places:  # along one axis
@@ -87,6 +89,10 @@ cdef inline Py_ssize_t lanes_of(const real* _) noexcept nogil:
     return VECTOR_BYTES // sizeof(real)
 
 
+cdef inline Py_ssize_t odd(Py_ssize_t n) noexcept nogil:
+    return n | 1
+
+
 cdef inline void forward(const Axis* a, real* x, real* y, Py_ssize_t stride) noexcept nogil:
     if real is float:
         f32_fft(a.n, a.passes, a.radices, <const float*>a.twiddles, x, y, stride)
@@ -112,22 +118,22 @@ cdef inline void products(Py_ssize_t n, Py_ssize_t units, Py_ssize_t results, Py
                           const real* w, real* sums) noexcept nogil:
     """sums[j][u][k] = sum_c x[j][u][c] * conj(w[j][k][c]), j < n"""
     if real is float:
-        f32_fft_products(n, units, results, sources, x, units * sources, sources, 1, w, results * sources, sources, 1,
-                         sums, units * results, results, 1, False)
+        f32_fft_products(n, units, results, sources, x, odd(units * sources), sources, 1, w, odd(results * sources),
+                         sources, 1, sums, odd(units * results), results, 1, False)
     else:
-        f64_fft_products(n, units, results, sources, x, units * sources, sources, 1, w, results * sources, sources, 1,
-                         sums, units * results, results, 1, False)
+        f64_fft_products(n, units, results, sources, x, odd(units * sources), sources, 1, w, odd(results * sources),
+                         sources, 1, sums, odd(units * results), results, 1, False)
 
 
 cdef inline void outer_products(Py_ssize_t n, Py_ssize_t units, Py_ssize_t results, Py_ssize_t sources, const real* x,
                                 const real* dy, real* sums, bint more) noexcept nogil:
     """sums[j][k][c] (+)= sum_u x[j][u][c] * conj(dy[j][u][k]), j < n"""
     if real is float:
-        f32_fft_products(n, sources, results, units, x, units * sources, 1, sources, dy, units * results, 1, results,
-                         sums, results * sources, 1, sources, more)
+        f32_fft_products(n, sources, results, units, x, odd(units * sources), 1, sources, dy, odd(units * results), 1,
+                         results, sums, odd(results * sources), 1, sources, more)
     else:
-        f64_fft_products(n, sources, results, units, x, units * sources, 1, sources, dy, units * results, 1, results,
-                         sums, results * sources, 1, sources, more)
+        f64_fft_products(n, sources, results, units, x, odd(units * sources), 1, sources, dy, odd(units * results), 1,
+                         results, sums, odd(results * sources), 1, sources, more)
 
 
 cdef inline void put(const real* x, real scale, real start, real* y) noexcept nogil:
@@ -259,15 +265,16 @@ cdef void filter_unit(const Task* t, const real* w, const Plane* ws, Py_ssize_t 
                       Py_ssize_t unit, real* spectra, real* tile) noexcept nogil:
     """The spectra of one channel of a filter, one for each phase of its taps, which counts with sources or results."""
     cdef Py_ssize_t L = lanes_of(w), row = t.columns.n * 2 * L, phases = t.rows.taps.phases * t.columns.taps.phases
-    cdef Py_ssize_t k = unit // channels, c = unit % channels, blocks = t.rows.n // L, all = t.results * t.sources
-    cdef Py_ssize_t phase, i, at
+    cdef Py_ssize_t k = unit // channels, c = unit % channels, blocks = t.rows.n // L
+    cdef Py_ssize_t pitch = row + LINE // sizeof(real)  # of the one tile
+    cdef Py_ssize_t apart = odd(t.results * t.sources) * 2 * L, phase, i, at
     for phase in range(phases):
-        memset(tile, 0, blocks * t.pitch * sizeof(real))
-        load(w + k * ws.sn + c * ws.sc, ws, <real>0, &t.rows.taps, &t.columns.taps, 0, 0, phase, tile, t.pitch)
-        columns_forward(t, tile, t.pitch, t.columns.taps.length, tile + blocks * t.pitch)
+        memset(tile, 0, blocks * pitch * sizeof(real))
+        load(w + k * ws.sn + c * ws.sc, ws, <real>0, &t.rows.taps, &t.columns.taps, 0, 0, phase, tile, pitch)
+        columns_forward(t, tile, pitch, t.columns.taps.length, tile + blocks * pitch)
         at = k * t.sources + c * phases + phase if of_sources else (k * phases + phase) * t.sources + c
         for i in range(blocks):
-            forward(&t.columns, tile + i * t.pitch, spectra + i * row * all + at * 2 * L, all * 2 * L)
+            forward(&t.columns, tile + i * pitch, spectra + i * t.columns.n * apart + at * 2 * L, apart)
 
 
 cdef void filters(Task t, const real* w, Plane ws, Py_ssize_t K, Py_ssize_t C, bint of_sources, real* spectra,
@@ -295,7 +302,7 @@ cdef void correlate_chunk(const Task* t, const real* x, const Plane* xs, real be
     cdef real* results = tiles if t.in_place else tiles + blocks * t.pitch
     cdef real* buffer = results + blocks * t.sums_pitch
     cdef real* x_rows = buffer + t.rows.n * 2 * L
-    cdef real* sums = x_rows + t.chunk * t.sources * row
+    cdef real* sums = x_rows + odd(t.chunk * t.sources) * row
     cdef real* result
     cdef real scale = (<real>1) / (t.rows.n * t.columns.n)
     load_units(t, x, xs, beyond, &t.rows.source, &t.columns.source,
@@ -304,11 +311,11 @@ cdef void correlate_chunk(const Task* t, const real* x, const Plane* xs, real be
         if t.in_place:
             x_rows = sums = tiles + j * t.pitch
         for i in range(slots):
-            forward(&t.columns, tiles + j * t.pitch + i * row, x_rows + i * 2 * L, slots * 2 * L)
-        products(t.columns.n, count, t.results, t.sources, <const real*>x_rows, spectra + j * row * t.results * t.sources,
+            forward(&t.columns, tiles + j * t.pitch + i * row, x_rows + i * 2 * L, odd(slots) * 2 * L)
+        products(t.columns.n, count, t.results, t.sources, <const real*>x_rows, spectra + j * row * odd(t.results * t.sources),
                  sums)
         for i in range(kept):
-            back(&t.columns, <const real*>sums + i * 2 * L, kept * 2 * L, results + j * t.sums_pitch + i * row)
+            back(&t.columns, <const real*>sums + i * 2 * L, odd(kept) * 2 * L, results + j * t.sums_pitch + i * row)
     for i in range(kept):
         u, k = (first + i // t.results), i % t.results
         result = results + i * row
@@ -340,13 +347,14 @@ cdef void correlate(Task t, const real* x, Plane xs, real beyond, const real* sp
 cdef void weight_piece(const Task* t, const real* x, const Plane* xs, real beyond, const real* dy, const Plane* dys,
                        real* dw, const Plane* ws, Py_ssize_t first, Py_ssize_t last, real* sums) noexcept nogil:
     """dw of one piece: of units first..last, those of all samples counted through."""
-    cdef Py_ssize_t L = lanes_of(x), row = t.columns.n * 2 * L, blocks = t.rows.n // L, all = t.results * t.sources
+    cdef Py_ssize_t L = lanes_of(x), row = t.columns.n * 2 * L, blocks = t.rows.n // L
+    cdef Py_ssize_t all = t.results * t.sources, apart = odd(all) * 2 * L, block = t.columns.n * apart
     cdef Py_ssize_t phases = t.rows.source.phases * t.columns.source.phases, unit = first, count, i, j
-    cdef real* tiles = sums + blocks * row * all
+    cdef real* tiles = sums + blocks * block
     cdef real* dy_tiles = tiles + blocks * t.pitch
     cdef real* buffer = dy_tiles + blocks * t.sums_pitch
     cdef real* x_rows = buffer + t.rows.n * 2 * L
-    cdef real* dy_rows = x_rows + t.chunk * t.sources * row
+    cdef real* dy_rows = x_rows + odd(t.chunk * t.sources) * row
     cdef real scale = (<real>1) / (t.rows.n * t.columns.n)
     while unit < last:
         count = min(t.chunk, last - unit)
@@ -356,16 +364,16 @@ cdef void weight_piece(const Task* t, const real* x, const Plane* xs, real beyon
                    t.sums_pitch, buffer)
         for j in range(blocks):
             for i in range(count * t.sources):
-                forward(&t.columns, tiles + j * t.pitch + i * row, x_rows + i * 2 * L, count * t.sources * 2 * L)
+                forward(&t.columns, tiles + j * t.pitch + i * row, x_rows + i * 2 * L, odd(count * t.sources) * 2 * L)
             for i in range(count * t.results):
                 forward(&t.columns, dy_tiles + j * t.sums_pitch + i * row, dy_rows + i * 2 * L,
-                        count * t.results * 2 * L)
+                        odd(count * t.results) * 2 * L)
             outer_products(t.columns.n, count, t.results, t.sources, <const real*>x_rows, <const real*>dy_rows,
-                           sums + j * row * all, unit > first)
+                           sums + j * block, unit > first)
         unit += count
     for i in range(all):
         for j in range(blocks):
-            back(&t.columns, <const real*>sums + j * row * all + i * 2 * L, all * 2 * L, tiles + j * t.pitch)
+            back(&t.columns, <const real*>sums + j * block + i * 2 * L, apart, tiles + j * t.pitch)
         columns_back(t, tiles, t.pitch, t.columns.taps.length, buffer)
         store(<const real*>tiles, t.pitch, scale, <real>0, &t.rows.taps, &t.columns.taps, 0, 0, i % t.sources % phases,
               dw + i // t.sources * ws.sn + i % t.sources // phases * ws.sc, ws)

@@ -181,7 +181,10 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(line):
         assert alone.tobytes() == y[n : n + 1].tobytes()
 
 
-def test_packed_filters_give_the_same_bytes():
+@pytest.mark.parametrize("tiles", ["whole", "small"])
+def test_packed_filters_give_the_same_bytes(tiles, request):
+    if tiles == "small":  # several blocks of results
+        request.getfixturevalue("small_tiles")
     rng = np.random.default_rng(4)
     for direction in ("forward", "input_grad"):
         plan = fastconv.plan_conv2d((2, 4, 30, 30), (6, 2, 5, 5), groups=2, direction=direction, method="fft", stride=2)

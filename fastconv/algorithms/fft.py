@@ -217,6 +217,10 @@ class _Tiling:
         """Results of a block, phases counted."""
         return self.result_block * self.result_phases
 
+    def spectra(self, results: int) -> int:
+        """Elements of the spectra of so many results' filters."""
+        return _odd(results * self.result_phases * self.all_sources) * 2 * self.points
+
 
 @lru_cache(maxsize=512)
 def _tiling(problem: ConvProblem) -> _Tiling:
@@ -278,8 +282,7 @@ def _pieces(problem: ConvProblem, tiling: _Tiling) -> int:
 
 def cost(problem: ConvProblem, isa: str) -> Cost:
     tiling, item = _tiling(problem), problem.itemsize
-    spectra = tiling.kept * tiling.sources * tiling.source_phases * 2 * tiling.points
-    shared = spectra * item
+    shared = tiling.spectra(tiling.result_block) * item
     if problem.direction == "weight_grad":
         shared = _pieces(problem, tiling) * tiling.result_block * tiling.sources * problem.R * problem.S * item
     elif _folds(problem):
@@ -299,6 +302,11 @@ class _Sizes(NamedTuple):
     """Bytes."""
 
 
+def _odd(planes: int) -> int:
+    """Spectra that are kept frequency by frequency take room for so many."""
+    return planes | 1
+
+
 def _sizes(problem: ConvProblem, tiling: _Tiling, isa: str, kept: int) -> _Sizes:
     lanes = machine.kernels(isa).fft.BYTES // problem.itemsize
     (n0, *_), (n1, *_) = tiling.cuts
@@ -308,9 +316,9 @@ def _sizes(problem: ConvProblem, tiling: _Tiling, isa: str, kept: int) -> _Sizes
     weight_grad = problem.direction == "weight_grad"
     in_place = sum(planes) == 2 and not weight_grad
     elements = n0 // lanes * (pitch if in_place else pitch + sums_pitch) + n0 * 2 * lanes
-    elements += 0 if in_place else sum(planes) * n1 * 2 * lanes
+    elements += 0 if in_place else sum(map(_odd, planes)) * n1 * 2 * lanes
     if weight_grad:
-        elements += kept * tiling.all_sources * 2 * n0 * n1
+        elements += _odd(kept * tiling.all_sources) * 2 * n0 * n1
     return _Sizes(pitch, sums_pitch, in_place, up(elements * problem.itemsize, 64))
 
 
@@ -475,12 +483,12 @@ def _folds(problem: ConvProblem) -> bool:
 
 
 def pack(plan: Any, w: np.ndarray) -> np.ndarray:
-    """All filters' spectra, group by group (fft.pyx draws one group's)."""
+    """All filters' spectra: (groups, blocks of results, elements), which fft.pyx draws."""
     tiling: _Tiling = plan.tables.tiling
-    elements = tiling.results * tiling.result_phases * tiling.all_sources * 2 * tiling.points
-    packed = np.empty((plan.problem.groups, elements), w.dtype)
-    for filters, spectra in zip(_filters(plan, w), packed, strict=True):
-        _filter_spectra(plan, filters, spectra, 1)
+    packed = np.empty((plan.problem.groups, tiling.result_blocks, tiling.spectra(tiling.result_block)), w.dtype)
+    for filters, blocks in zip(_filters(plan, w), packed, strict=True):
+        for first, spectra in zip(range(0, tiling.results, tiling.result_block), blocks, strict=True):
+            _filter_spectra(plan, filters[first : first + tiling.result_block], spectra, 1)
     return packed
 
 
@@ -514,15 +522,14 @@ def _correlate(plan: Any, source: np.ndarray, b: np.ndarray, bias: np.ndarray, o
     problem, tables = plan.problem, plan.tables
     tiling: _Tiling = tables.tiling
     beyond = problem.compute_cval if problem.direction == "forward" else 0.0
-    spectrum = tiling.result_phases * tiling.all_sources * 2 * tiling.points  # elements of one result's
     filters = _filters(plan, b) if b.ndim == 4 else None
-    with scratch(tiling.result_block * spectrum * out.itemsize if filters is not None else 0) as room:
+    with scratch(tiling.spectra(tiling.result_block) * out.itemsize if filters is not None else 0) as room:
         for g, first in itertools.product(range(problem.groups), range(0, tiling.results, tiling.result_block)):
             last = min(first + tiling.result_block, tiling.results)
             if filters is None:
-                spectra = b[g, first * spectrum : last * spectrum]
+                spectra = b[g, first // tiling.result_block]
             else:
-                spectra = room[: (last - first) * spectrum * out.itemsize].view(out.dtype)
+                spectra = room[: tiling.spectra(last - first) * out.itemsize].view(out.dtype)
                 _filter_spectra(plan, filters[g, first:last], spectra, workers)
             sources = source[:, g * tiling.sources : (g + 1) * tiling.sources]
             kept = slice(g * tiling.results + first, g * tiling.results + last)
