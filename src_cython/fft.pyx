@@ -74,6 +74,7 @@ cdef struct Axis:
 
 cdef struct Task:
     Axis rows, columns
+    Py_ssize_t groups
     Py_ssize_t sources, results  # with their phases
     Py_ssize_t chunk  # units at a time
     Py_ssize_t halves_down, halves_across, units_down, units_across  # halves of a unit; units of a sample
@@ -91,6 +92,11 @@ cdef inline Py_ssize_t lanes_of(const real* _) noexcept nogil:
 
 cdef inline Py_ssize_t odd(Py_ssize_t n) noexcept nogil:
     return n | 1
+
+
+cdef inline Py_ssize_t spectra_size(const Task* t) noexcept nogil:
+    """Elements of one group's filters."""
+    return t.rows.n * t.columns.n * 2 * odd(t.results * t.sources)
 
 
 cdef inline void forward(const Axis* a, real* x, real* y, Py_ssize_t stride) noexcept nogil:
@@ -261,42 +267,46 @@ cdef void columns_back(const Task* t, real* tile, Py_ssize_t pitch, Py_ssize_t k
 # --- filters -----------------------------------------------------------------------------------------------------------
 
 
-cdef void filter_unit(const Task* t, const real* w, const Plane* ws, Py_ssize_t channels, bint of_sources,
-                      Py_ssize_t unit, real* spectra, real* tile) noexcept nogil:
+cdef void filter_unit(const Task* t, const real* w, Py_ssize_t group, const Plane* ws, Py_ssize_t K, Py_ssize_t C,
+                      bint of_sources, Py_ssize_t unit, real* spectra, real* tile) noexcept nogil:
     """The spectra of one channel of a filter, one for each phase of its taps, which counts with sources or results."""
     cdef Py_ssize_t L = lanes_of(w), row = t.columns.n * 2 * L, phases = t.rows.taps.phases * t.columns.taps.phases
-    cdef Py_ssize_t k = unit // channels, c = unit % channels, blocks = t.rows.n // L
+    cdef Py_ssize_t c = unit % C, k = unit // C % K, g = unit // C // K, blocks = t.rows.n // L
     cdef Py_ssize_t pitch = row + LINE // sizeof(real)  # of the one tile
-    cdef Py_ssize_t apart = odd(t.results * t.sources) * 2 * L, phase, i, at
+    cdef Py_ssize_t apart = odd(t.results * t.sources) * 2 * L, phase, i, j
+    spectra += g * spectra_size(t)
     for phase in range(phases):
         memset(tile, 0, blocks * pitch * sizeof(real))
-        load(w + k * ws.sn + c * ws.sc, ws, <real>0, &t.rows.taps, &t.columns.taps, 0, 0, phase, tile, pitch)
+        load(w + g * group + k * ws.sn + c * ws.sc, ws, <real>0, &t.rows.taps, &t.columns.taps, 0, 0, phase, tile, pitch)
         columns_forward(t, tile, pitch, t.columns.taps.length, tile + blocks * pitch)
-        at = k * t.sources + c * phases + phase if of_sources else (k * phases + phase) * t.sources + c
-        for i in range(blocks):
-            forward(&t.columns, tile + i * pitch, spectra + i * t.columns.n * apart + at * 2 * L, apart)
+        i = k * t.sources + c * phases + phase if of_sources else (k * phases + phase) * t.sources + c
+        for j in range(blocks):
+            forward(&t.columns, tile + j * pitch, spectra + j * t.columns.n * apart + i * 2 * L, apart)
 
 
-cdef void filters(Task t, const real* w, Plane ws, Py_ssize_t K, Py_ssize_t C, bint of_sources, real* spectra,
-                  char* memory, Py_ssize_t worker_bytes, int workers) noexcept nogil:
+cdef void filters(Task t, const real* w, Py_ssize_t group, Plane ws, Py_ssize_t K, Py_ssize_t C, bint of_sources,
+                  real* spectra, char* memory, Py_ssize_t worker_bytes, int workers) noexcept nogil:
     cdef Py_ssize_t unit
     if workers == 1:
-        for unit in range(K * C):
-            filter_unit(&t, w, &ws, C, of_sources, unit, spectra, <real*>memory)
+        for unit in range(t.groups * K * C):
+            filter_unit(&t, w, group, &ws, K, C, of_sources, unit, spectra, <real*>memory)
     else:
-        for unit in prange(K * C, num_threads=workers, schedule="static"):
-            filter_unit(&t, w, &ws, C, of_sources, unit, spectra, <real*>(memory + threadid() * worker_bytes))
+        for unit in prange(t.groups * K * C, num_threads=workers, schedule="static"):
+            filter_unit(&t, w, group, &ws, K, C, of_sources, unit, spectra, <real*>(memory + threadid() * worker_bytes))
 
 
 # --- forward and input gradient ----------------------------------------------------------------------------------------
 
 
 cdef void correlate_chunk(const Task* t, const real* x, const Plane* xs, real beyond, const real* spectra,
-                          const real* bias, real* y, const Plane* ys, Py_ssize_t first, Py_ssize_t count,
+                          const real* bias, real* y, const Plane* ys, Py_ssize_t N, Py_ssize_t number,
                           real* tiles) noexcept nogil:
-    """Units first..first+count, those of all samples counted through."""
+    """A chunk of one group's units, those of all samples counted through."""
     cdef Py_ssize_t L = lanes_of(x), row = t.columns.n * 2 * L, blocks = t.rows.n // L
-    cdef Py_ssize_t units = t.units_down * t.units_across, slots = count * t.sources, kept = count * t.results
+    cdef Py_ssize_t units = t.units_down * t.units_across, chunks = (N * units + t.chunk - 1) // t.chunk
+    cdef Py_ssize_t group = number // chunks, first = number % chunks * t.chunk, count = min(t.chunk, N * units - first)
+    cdef Py_ssize_t slots = count * t.sources, kept = count * t.results
+    cdef Py_ssize_t channels = t.sources // (t.rows.source.phases * t.columns.source.phases)
     cdef Py_ssize_t phases = t.rows.result.phases * t.columns.result.phases
     cdef Py_ssize_t i, j, u, k, down, across, half
     cdef real* results = tiles if t.in_place else tiles + blocks * t.pitch
@@ -305,8 +315,9 @@ cdef void correlate_chunk(const Task* t, const real* x, const Plane* xs, real be
     cdef real* sums = x_rows + odd(t.chunk * t.sources) * row
     cdef real* result
     cdef real scale = (<real>1) / (t.rows.n * t.columns.n)
-    load_units(t, x, xs, beyond, &t.rows.source, &t.columns.source,
-               t.sources // (t.rows.source.phases * t.columns.source.phases), first, count, tiles, t.pitch, buffer)
+    spectra += group * spectra_size(t)
+    load_units(t, x + group * channels * xs.sc, xs, beyond, &t.rows.source, &t.columns.source, channels, first, count,
+               tiles, t.pitch, buffer)
     for j in range(blocks):
         if t.in_place:
             x_rows = sums = tiles + j * t.pitch
@@ -317,7 +328,7 @@ cdef void correlate_chunk(const Task* t, const real* x, const Plane* xs, real be
         for i in range(kept):
             back(&t.columns, <const real*>sums + i * 2 * L, odd(kept) * 2 * L, results + j * t.sums_pitch + i * row)
     for i in range(kept):
-        u, k = (first + i // t.results), i % t.results
+        u, k = first + i // t.results, group * t.results + i % t.results
         result = results + i * row
         columns_back(t, result, t.sums_pitch, t.columns.result.length, buffer)
         for half in range(2):
@@ -330,35 +341,39 @@ cdef void correlate_chunk(const Task* t, const real* x, const Plane* xs, real be
 
 cdef void correlate(Task t, const real* x, Plane xs, real beyond, const real* spectra, const real* bias, real* y,
                     Plane ys, Py_ssize_t N, char* memory, Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t units = N * t.units_down * t.units_across, chunk
+    cdef Py_ssize_t i, chunks = t.groups * ((N * t.units_down * t.units_across + t.chunk - 1) // t.chunk)
     if workers == 1:
-        for chunk in range((units + t.chunk - 1) // t.chunk):
-            correlate_chunk(&t, x, &xs, beyond, spectra, bias, y, &ys, chunk * t.chunk,
-                            min(t.chunk, units - chunk * t.chunk), <real*>memory)
+        for i in range(chunks):
+            correlate_chunk(&t, x, &xs, beyond, spectra, bias, y, &ys, N, i, <real*>memory)
     else:
-        for chunk in prange((units + t.chunk - 1) // t.chunk, num_threads=workers, schedule="static"):
-            correlate_chunk(&t, x, &xs, beyond, spectra, bias, y, &ys, chunk * t.chunk,
-                            min(t.chunk, units - chunk * t.chunk), <real*>(memory + threadid() * worker_bytes))
+        for i in prange(chunks, num_threads=workers, schedule="static"):
+            correlate_chunk(&t, x, &xs, beyond, spectra, bias, y, &ys, N, i, <real*>(memory + threadid() * worker_bytes))
 
 
 # --- weight gradient ---------------------------------------------------------------------------------------------------
 
 
 cdef void weight_piece(const Task* t, const real* x, const Plane* xs, real beyond, const real* dy, const Plane* dys,
-                       real* dw, const Plane* ws, Py_ssize_t first, Py_ssize_t last, real* sums) noexcept nogil:
-    """dw of one piece: of units first..last, those of all samples counted through."""
+                       real* dw, Py_ssize_t part, const Plane* ws, Py_ssize_t N, Py_ssize_t pieces,
+                       Py_ssize_t number, real* sums) noexcept nogil:
+    """dw of one group by one piece: an equal share of the units of all samples."""
     cdef Py_ssize_t L = lanes_of(x), row = t.columns.n * 2 * L, blocks = t.rows.n // L
     cdef Py_ssize_t all = t.results * t.sources, apart = odd(all) * 2 * L, block = t.columns.n * apart
-    cdef Py_ssize_t phases = t.rows.source.phases * t.columns.source.phases, unit = first, count, i, j
+    cdef Py_ssize_t phases = t.rows.source.phases * t.columns.source.phases, channels = t.sources // phases
+    cdef Py_ssize_t units = N * t.units_down * t.units_across, piece = number % pieces, group = number // pieces
+    cdef Py_ssize_t first = units * piece // pieces, last = units * (piece + 1) // pieces, unit = first, count, i, j
     cdef real* tiles = sums + blocks * block
     cdef real* dy_tiles = tiles + blocks * t.pitch
     cdef real* buffer = dy_tiles + blocks * t.sums_pitch
     cdef real* x_rows = buffer + t.rows.n * 2 * L
     cdef real* dy_rows = x_rows + odd(t.chunk * t.sources) * row
     cdef real scale = (<real>1) / (t.rows.n * t.columns.n)
+    x += group * channels * xs.sc
+    dy += group * t.results * dys.sc
+    dw += piece * part + group * t.results * ws.sn
     while unit < last:
         count = min(t.chunk, last - unit)
-        load_units(t, x, xs, beyond, &t.rows.source, &t.columns.source, t.sources // phases, unit, count, tiles,
+        load_units(t, x, xs, beyond, &t.rows.source, &t.columns.source, channels, unit, count, tiles,
                    t.pitch, buffer)
         load_units(t, dy, dys, <real>0, &t.rows.result, &t.columns.result, t.results, unit, count, dy_tiles,
                    t.sums_pitch, buffer)
@@ -379,18 +394,17 @@ cdef void weight_piece(const Task* t, const real* x, const Plane* xs, real beyon
               dw + i // t.sources * ws.sn + i % t.sources // phases * ws.sc, ws)
 
 
-cdef void weight_grad(Task t, const real* x, Plane xs, real beyond, const real* dy, Plane dys, real* dw, Plane ws,
-                      Py_ssize_t N, Py_ssize_t pieces, Py_ssize_t part, char* memory, Py_ssize_t worker_bytes,
+cdef void weight_grad(Task t, const real* x, Plane xs, real beyond, const real* dy, Plane dys, real* dw, Py_ssize_t part,
+                      Plane ws, Py_ssize_t N, Py_ssize_t pieces, char* memory, Py_ssize_t worker_bytes,
                       int workers) noexcept nogil:
-    cdef Py_ssize_t piece, units = N * t.units_down * t.units_across
+    cdef Py_ssize_t i
     if workers == 1:
-        for piece in range(pieces):
-            weight_piece(&t, x, &xs, beyond, dy, &dys, dw + piece * part, &ws, units * piece // pieces,
-                         units * (piece + 1) // pieces, <real*>memory)
+        for i in range(t.groups * pieces):
+            weight_piece(&t, x, &xs, beyond, dy, &dys, dw, part, &ws, N, pieces, i, <real*>memory)
     else:
-        for piece in prange(pieces, num_threads=workers, schedule="static"):
-            weight_piece(&t, x, &xs, beyond, dy, &dys, dw + piece * part, &ws, units * piece // pieces,
-                         units * (piece + 1) // pieces, <real*>(memory + threadid() * worker_bytes))
+        for i in prange(t.groups * pieces, num_threads=workers, schedule="static"):
+            weight_piece(&t, x, &xs, beyond, dy, &dys, dw, part, &ws, N, pieces, i,
+                         <real*>(memory + threadid() * worker_bytes))
 
 
 # --- from Python -------------------------------------------------------------------------------------------------------
@@ -425,34 +439,34 @@ cdef Task make_task(tuple axes, tuple sizes) except *:
     """The axes' arrays must outlive the task."""
     cdef Task t
     t.rows, t.columns = make_axis(axes[0]), make_axis(axes[1])
-    (t.sources, t.results, t.chunk, t.halves_down, t.halves_across, t.units_down, t.units_across, t.pitch, t.sums_pitch,
-     t.in_place) = sizes
+    (t.groups, t.sources, t.results, t.chunk, t.halves_down, t.halves_across, t.units_down, t.units_across, t.pitch,
+     t.sums_pitch, t.in_place) = sizes
     return t
 
 
-def f32_filters(const float[:, :, :, :] w, tuple axes, tuple sizes, bint of_sources, float[::1] spectra,
+def f32_filters(const float[:, :, :, :, :] w, tuple axes, tuple sizes, bint of_sources, float[::1] spectra,
                 uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """The spectra of filters w (results, sources, R, S), whose phases count with the sources or with the results."""
+    """Spectra of filters w (groups, results, sources, R, S), whose phases count with the sources or with the results."""
     cdef Task t = make_task(axes, sizes)
-    cdef Plane ws = plane_of(w.strides, 4)
+    cdef Plane ws = plane_of(w.strides + 1, 4)
     with nogil:
-        filters[float](t, &w[0, 0, 0, 0], ws, w.shape[0], w.shape[1], of_sources, &spectra[0], <char*>&scratch[0],
-                     worker_bytes, workers)
+        filters[float](t, &w[0, 0, 0, 0, 0], w.strides[0] // 4, ws, w.shape[1], w.shape[2], of_sources, &spectra[0],
+                     <char*>&scratch[0], worker_bytes, workers)
 
 
-def f64_filters(const double[:, :, :, :] w, tuple axes, tuple sizes, bint of_sources, double[::1] spectra,
+def f64_filters(const double[:, :, :, :, :] w, tuple axes, tuple sizes, bint of_sources, double[::1] spectra,
                 uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """The spectra of filters w (results, sources, R, S), whose phases count with the sources or with the results."""
+    """Spectra of filters w (groups, results, sources, R, S), whose phases count with the sources or with the results."""
     cdef Task t = make_task(axes, sizes)
-    cdef Plane ws = plane_of(w.strides, 8)
+    cdef Plane ws = plane_of(w.strides + 1, 8)
     with nogil:
-        filters[double](t, &w[0, 0, 0, 0], ws, w.shape[0], w.shape[1], of_sources, &spectra[0], <char*>&scratch[0],
-                     worker_bytes, workers)
+        filters[double](t, &w[0, 0, 0, 0, 0], w.strides[0] // 8, ws, w.shape[1], w.shape[2], of_sources, &spectra[0],
+                     <char*>&scratch[0], worker_bytes, workers)
 
 
 def f32_correlate(const float[:, :, :, :] x, const float[::1] spectra, const float[::1] bias, float[:, :, :, :] y, float beyond,
                   tuple axes, tuple sizes, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """y (N, K, P, Q) from x (N, C, H, W): results and sources without their phases."""
+    """y (N, K, P, Q) from x (N, C, H, W) and the spectra of each group."""
     cdef Task t = make_task(axes, sizes)
     cdef Plane xs = plane_of(x.strides, 4), ys = plane_of(y.strides, 4)
     with nogil:
@@ -462,7 +476,7 @@ def f32_correlate(const float[:, :, :, :] x, const float[::1] spectra, const flo
 
 def f64_correlate(const double[:, :, :, :] x, const double[::1] spectra, const double[::1] bias, double[:, :, :, :] y, double beyond,
                   tuple axes, tuple sizes, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """y (N, K, P, Q) from x (N, C, H, W): results and sources without their phases."""
+    """y (N, K, P, Q) from x (N, C, H, W) and the spectra of each group."""
     cdef Task t = make_task(axes, sizes)
     cdef Plane xs = plane_of(x.strides, 8), ys = plane_of(y.strides, 8)
     with nogil:
@@ -472,19 +486,19 @@ def f64_correlate(const double[:, :, :, :] x, const double[::1] spectra, const d
 
 def f32_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float[:, :, :, :, ::1] parts, float beyond, tuple axes,
                     tuple sizes, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """parts (pieces, K, C, R, S), to be added up: each an equal share of all samples' units."""
+    """parts (pieces, K, C / groups, R, S), to be added up."""
     cdef Task t = make_task(axes, sizes)
     cdef Plane xs = plane_of(x.strides, 4), dys = plane_of(dy.strides, 4), ws = plane_of(parts.strides + 1, 4)
     with nogil:
-        weight_grad[float](t, &x[0, 0, 0, 0], xs, beyond, &dy[0, 0, 0, 0], dys, &parts[0, 0, 0, 0, 0], ws, x.shape[0],
-                         parts.shape[0], parts.strides[0] // 4, <char*>&scratch[0], worker_bytes, workers)
+        weight_grad[float](t, &x[0, 0, 0, 0], xs, beyond, &dy[0, 0, 0, 0], dys, &parts[0, 0, 0, 0, 0],
+                         parts.strides[0] // 4, ws, x.shape[0], parts.shape[0], <char*>&scratch[0], worker_bytes, workers)
 
 
 def f64_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy, double[:, :, :, :, ::1] parts, double beyond, tuple axes,
                     tuple sizes, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """parts (pieces, K, C, R, S), to be added up: each an equal share of all samples' units."""
+    """parts (pieces, K, C / groups, R, S), to be added up."""
     cdef Task t = make_task(axes, sizes)
     cdef Plane xs = plane_of(x.strides, 8), dys = plane_of(dy.strides, 8), ws = plane_of(parts.strides + 1, 8)
     with nogil:
-        weight_grad[double](t, &x[0, 0, 0, 0], xs, beyond, &dy[0, 0, 0, 0], dys, &parts[0, 0, 0, 0, 0], ws, x.shape[0],
-                         parts.shape[0], parts.strides[0] // 8, <char*>&scratch[0], worker_bytes, workers)
+        weight_grad[double](t, &x[0, 0, 0, 0], xs, beyond, &dy[0, 0, 0, 0], dys, &parts[0, 0, 0, 0, 0],
+                         parts.strides[0] // 8, ws, x.shape[0], parts.shape[0], <char*>&scratch[0], worker_bytes, workers)

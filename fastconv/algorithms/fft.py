@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -47,7 +48,8 @@ SCOPE, ELEMENTWISE = "tile", False
 GRAIN = 16  # lengths of transforms are multiples of it: of the lanes of a vector, whatever the instruction set
 LENGTHS = tuple(sorted(odd << a for odd in (1, 3, 5) for a in range(GRAIN.bit_length() - 1, 40)))
 LONGEST = 1024  # no longer ones than this, unless the taps need it
-FILTER_BYTES = 16 << 20  # of the filters' spectra (weight gradients: of the sums) at a time
+FILTER_BYTES = 16 << 20  # of one group's filters' spectra (weight gradients: of the sums) at a time
+GROUP_BYTES = 2 << 20  # of those of several groups
 CHUNK, CHUNK_BYTES = 8, 2 << 20  # tiles done at a time, where the filters' spectra leave the cache; bytes of spectra
 CACHED_BYTES = 1 << 20  # tiles larger than this take twice the time
 SMALL_BYTES = 16 << 10  # of Python objects
@@ -190,6 +192,8 @@ class _Tiling:
     result_phases: int
     result_block: int
     """Results computed from one transform of the sources."""
+    group_block: int
+    """Groups at a time."""
     chunk: int
     """Tiles at a time."""
     flops: float
@@ -250,6 +254,7 @@ def _blocks(
     products = max(sources * phases, 1)  # for each result
     result_blocks = -(-results // max(FILTER_BYTES // (products * plane), 1))
     result_block = -(-results // result_blocks)
+    group_block = max(min(problem.groups, GROUP_BYTES // (products * results * plane)), 1)
     chunk = 1
     if products * result_block * plane > CACHED_BYTES // 2:  # several tiles for each reading of the filters
         planes = sources * source_phases + result_block * result_phases
@@ -259,7 +264,7 @@ def _blocks(
     else:
         transforms = sources * source_phases * result_blocks + results * result_phases
     flops = transforms * _transform_flops(points, plane) + 8.0 * products * results * points
-    return _Tiling(cuts, halves, sources, results, source_phases, result_phases, result_block, chunk, flops)
+    return _Tiling(cuts, halves, sources, results, source_phases, result_phases, result_block, group_block, chunk, flops)
 
 
 def _transform_flops(points: int, plane: int) -> float:
@@ -282,12 +287,14 @@ def _pieces(problem: ConvProblem, tiling: _Tiling) -> int:
 
 def cost(problem: ConvProblem, isa: str) -> Cost:
     tiling, item = _tiling(problem), problem.itemsize
-    shared = tiling.spectra(tiling.result_block) * item
+    shared = tiling.group_block * tiling.spectra(tiling.result_block) * item
     if problem.direction == "weight_grad":
-        shared = _pieces(problem, tiling) * tiling.result_block * tiling.sources * problem.R * problem.S * item
+        kept = tiling.group_block * tiling.result_block * tiling.sources * problem.R * problem.S
+        shared = _pieces(problem, tiling) * kept * item
     elif _folds(problem):
         shared += math.prod(problem.padded_shape[1:]) * item
-    calls = 2 * problem.groups * tiling.result_blocks * (problem.N if _folds(problem) else 1)
+    calls = 2 * -(-problem.groups // tiling.group_block) * tiling.result_blocks
+    calls *= problem.N if _folds(problem) else 1
     flops = _work(problem, tiling, problem.N)
     return Cost(flops, 0, shared + SMALL_BYTES, _sizes(problem, tiling, isa, tiling.kept).worker, "fft", calls)
 
@@ -486,10 +493,24 @@ def pack(plan: Any, w: np.ndarray) -> np.ndarray:
     """All filters' spectra: (groups, blocks of results, elements), which fft.pyx draws."""
     tiling: _Tiling = plan.tables.tiling
     packed = np.empty((plan.problem.groups, tiling.result_blocks, tiling.spectra(tiling.result_block)), w.dtype)
-    for filters, blocks in zip(_filters(plan, w), packed, strict=True):
-        for first, spectra in zip(range(0, tiling.results, tiling.result_block), blocks, strict=True):
-            _filter_spectra(plan, filters[first : first + tiling.result_block], spectra, 1)
+    for groups, block, results in _turns(plan):
+        _filter_spectra(plan, _filters(plan, w)[groups, results], packed[groups, block].reshape(-1), 1)
     return packed
+
+
+def _turns(plan: Any) -> Iterator[tuple[slice, int, slice]]:
+    """What a call of the kernel does: groups, block of results, and which results of a group that block is."""
+    tiling: _Tiling = plan.tables.tiling
+    for group in range(0, plan.problem.groups, tiling.group_block):
+        for block in range(tiling.result_blocks):
+            first = block * tiling.result_block
+            last = min(first + tiling.result_block, tiling.results)
+            yield slice(group, min(group + tiling.group_block, plan.problem.groups)), block, slice(first, last)
+
+
+def _channels(groups: slice, kept: slice, of_group: int) -> slice:
+    """The channels of a turn, of all groups counted through: all of them, where there are several groups."""
+    return slice(groups.start * of_group + kept.start, (groups.stop - 1) * of_group + kept.stop)
 
 
 def _filters(plan: Any, w: np.ndarray) -> np.ndarray:
@@ -498,19 +519,21 @@ def _filters(plan: Any, w: np.ndarray) -> np.ndarray:
     return weights.swapaxes(1, 2) if plan.problem.direction == "input_grad" else weights
 
 
-def _task(plan: Any, results: int) -> tuple[tuple[int, ...], int]:
-    """Sizes as the kernel takes them for so many results with their phases, and bytes of each worker."""
+def _task(plan: Any, groups: slice, kept: slice) -> tuple[tuple[int, ...], int]:
+    """Sizes of a turn as the kernel takes them, and bytes of each worker."""
     tables: _Tables = plan.tables
     tiling = tables.tiling
+    results = (kept.stop - kept.start) * tiling.result_phases
     pitch, sums_pitch, in_place, worker = _sizes(plan.problem, tiling, tables.isa, results)
+    counts = groups.stop - groups.start, tiling.all_sources, results, tiling.chunk
     units = tiling.cuts[0].units, tiling.cuts[1].units
-    return (tiling.all_sources, results, tiling.chunk, *tiling.halves, *units, pitch, sums_pitch, in_place), worker
+    return (*counts, *tiling.halves, *units, pitch, sums_pitch, in_place), worker
 
 
 def _filter_spectra(plan: Any, filters: np.ndarray, spectra: np.ndarray, workers: int) -> None:
-    """Spectra of filters (results, sources, R, S)."""
+    """Spectra of filters (groups, results, sources, R, S)."""
     tables: _Tables = plan.tables
-    sizes, worker = _task(plan, len(filters) * tables.tiling.result_phases)
+    sizes, worker = _task(plan, slice(0, filters.shape[0]), slice(0, filters.shape[1]))
     with scratch(worker * workers) as memory:
         getattr(tables.kernel, tables.prefix + "_filters")(
             filters, tables.axes, sizes, plan.problem.direction == "forward", spectra, memory, worker, workers
@@ -522,18 +545,19 @@ def _correlate(plan: Any, source: np.ndarray, b: np.ndarray, bias: np.ndarray, o
     problem, tables = plan.problem, plan.tables
     tiling: _Tiling = tables.tiling
     beyond = problem.compute_cval if problem.direction == "forward" else 0.0
-    filters = _filters(plan, b) if b.ndim == 4 else None
-    with scratch(tiling.spectra(tiling.result_block) * out.itemsize if filters is not None else 0) as room:
-        for g, first in itertools.product(range(problem.groups), range(0, tiling.results, tiling.result_block)):
-            last = min(first + tiling.result_block, tiling.results)
-            if filters is None:
-                spectra = b[g, first // tiling.result_block]
+    elements = tiling.group_block * tiling.spectra(tiling.result_block) if b.ndim == 4 else 0
+    with scratch(elements * out.itemsize) as room:
+        for groups, block, results in _turns(plan):
+            if b.ndim == 4:
+                filters = _filters(plan, b)[groups, results]
+                elements = filters.shape[0] * tiling.spectra(filters.shape[1])
+                spectra = room[: elements * out.itemsize].view(out.dtype)
+                _filter_spectra(plan, filters, spectra, workers)
             else:
-                spectra = room[: tiling.spectra(last - first) * out.itemsize].view(out.dtype)
-                _filter_spectra(plan, filters[g, first:last], spectra, workers)
-            sources = source[:, g * tiling.sources : (g + 1) * tiling.sources]
-            kept = slice(g * tiling.results + first, g * tiling.results + last)
-            sizes, worker = _task(plan, (last - first) * tiling.result_phases)
+                spectra = b[groups, block].reshape(-1)
+            sources = source[:, _channels(groups, slice(0, tiling.sources), tiling.sources)]
+            kept = _channels(groups, results, tiling.results)
+            sizes, worker = _task(plan, groups, results)
             with scratch(worker * workers) as memory:
                 getattr(tables.kernel, tables.prefix + "_correlate")(
                     sources, spectra, bias[kept], out[:, kept], beyond, tables.axes, sizes, memory, worker, workers
@@ -555,17 +579,16 @@ def _input_grad(plan: Any, dy: np.ndarray, b: np.ndarray, bias: np.ndarray, dx: 
 def _weight_grad(plan: Any, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, workers: int) -> None:
     problem, tables = plan.problem, plan.tables
     tiling: _Tiling = tables.tiling
-    channels, filters, block = tiling.sources, tiling.results, tiling.result_block
-    room = np.empty((_pieces(problem, tiling) * block, *dw.shape[1:]), dw.dtype)
-    for g, first in itertools.product(range(problem.groups), range(0, filters, block)):
-        last = min(first + block, filters)
-        kept = slice(g * filters + first, g * filters + last)
-        parts = room[: _pieces(problem, tiling) * (last - first)].reshape(-1, last - first, *dw.shape[1:])
-        sizes, worker = _task(plan, last - first)
+    pieces = _pieces(problem, tiling)
+    room = np.empty((pieces * tiling.group_block * tiling.result_block, *dw.shape[1:]), dw.dtype)
+    for groups, _, results in _turns(plan):
+        kept = _channels(groups, results, tiling.results)
+        parts = room[: pieces * (kept.stop - kept.start)].reshape(pieces, -1, *dw.shape[1:])
+        sizes, worker = _task(plan, groups, results)
         with scratch(worker * workers) as memory:
             getattr(tables.kernel, tables.prefix + "_weight_grad")(
-                x[:, g * channels : (g + 1) * channels], dy[:, kept], parts, problem.compute_cval, tables.axes, sizes,
-                memory, worker, workers,
+                x[:, _channels(groups, slice(0, tiling.sources), tiling.sources)], dy[:, kept], parts,
+                problem.compute_cval, tables.axes, sizes, memory, worker, workers,
             )  # fmt: skip
         add_up(parts, dw[kept])
 
