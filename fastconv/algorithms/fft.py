@@ -105,6 +105,8 @@ class _Axis:
     kernel: int
     stride: int
     dilation: int
+    kept: range
+    """Padded rows of an input gradient that are kept."""
 
     @cached_property
     def window_step(self) -> int:
@@ -139,14 +141,24 @@ class _Axis:
         start = e * self.stride + t * self.dilation + first * step
         return slice(start, start + count * step, step)
 
-    def results(self, direction: str, e: int = 0) -> int:
-        """What the tiles of a window phase must cover (weight gradients: of dy); phase 0 has the most."""
-        return self.window_count(e) + (self.taps - 1 if direction == "input_grad" else 0)
+    def results(self, direction: str, e: int) -> range:
+        """What the tiles of a window phase must cover (weight gradients: of dy)."""
+        windows = self.window_count(e)
+        if direction != "input_grad":
+            return range(windows)
+        step, start = math.lcm(self.stride, self.dilation), e * self.stride
+        first = -(-(self.kept.start - start - (self.tap_phases - 1) * self.dilation) // step)
+        end = -(-(self.kept.stop - start) // step)
+        return range(max(first, 0), min(end, windows + self.taps - 1))
 
 
 def _axes(problem: ConvProblem) -> tuple[_Axis, _Axis]:
     (sh, sw), (dh, dw) = problem.stride, problem.dilation
-    return _Axis(problem.P, problem.R, sh, dh), _Axis(problem.Q, problem.S, sw, dw)
+    (top, _), (left, _) = problem.padding
+    rows, columns = range(top, top + problem.H), range(left, left + problem.W)
+    if _folds(problem):
+        rows, columns = range(problem.padded_shape[2]), range(problem.padded_shape[3])
+    return _Axis(problem.P, problem.R, sh, dh, rows), _Axis(problem.Q, problem.S, sw, dw, columns)
 
 
 class _Cut(NamedTuple):
@@ -159,18 +171,19 @@ class _Cut(NamedTuple):
 
 def _cuts(axis: _Axis, direction: str, halves: int) -> list[_Cut]:
     """What is worth trying: the shortest transform for each number of tiles."""
-    results = [axis.results(direction, e) for e in range(axis.window_phases)]
+    results = [len(axis.results(direction, e)) for e in range(axis.window_phases)]
+    largest = max(1, *results)
     cuts: list[_Cut] = []
     for length in LENGTHS:
         longest = length - axis.taps + 1
         if longest < 1:
             continue
-        most = up(-(-results[0] // longest), halves if results[0] > 1 else 1)
-        extent = -(-results[0] // most)  # all alike: none nearly empty
+        most = up(-(-largest // longest), halves if largest > 1 else 1)
+        extent = -(-largest // most)  # all alike: none nearly empty
         units = sum(-(-r // (extent * halves)) for r in results)
         if not cuts or units < cuts[-1].units:
             cuts.append(_Cut(length, extent, units))
-        if extent * halves >= results[0] or (length >= LONGEST and 2 * axis.taps <= length):
+        if extent * halves >= largest or (length >= LONGEST and 2 * axis.taps <= length):
             break
     return cuts
 
@@ -254,7 +267,7 @@ def _blocks(
     products = max(sources * phases, 1)  # for each result
     result_blocks = -(-results // max(FILTER_BYTES // (products * plane), 1))
     result_block = -(-results // result_blocks)
-    group_block = max(min(problem.groups, GROUP_BYTES // (products * results * plane)), 1)
+    group_block = max(min(problem.groups, min(GROUP_BYTES, FILTER_BYTES) // (products * results * plane)), 1)
     chunk = 1
     if products * result_block * plane > CACHED_BYTES // 2:  # several tiles for each reading of the filters
         planes = sources * source_phases + result_block * result_phases
@@ -264,7 +277,9 @@ def _blocks(
     else:
         transforms = sources * source_phases * result_blocks + results * result_phases
     flops = transforms * _transform_flops(points, plane) + 8.0 * products * results * points
-    return _Tiling(cuts, halves, sources, results, source_phases, result_phases, result_block, group_block, chunk, flops)
+    return _Tiling(
+        cuts, halves, sources, results, source_phases, result_phases, result_block, group_block, chunk, flops
+    )
 
 
 def _transform_flops(points: int, plane: int) -> float:
@@ -373,15 +388,15 @@ def _lane(problem: ConvProblem, axis: _Axis, cut: _Cut, halves: int, padded: np.
     """``padded``: the axis' boundary index; of an input gradient, which place of the result a padded one is."""
     strips = []
     for e in range(axis.window_phases):
-        ends = axis.results(problem.direction, e)
-        for first in range(0, up(ends, cut.extent * halves), cut.extent):
-            strips.append(_Strip(e, min(first, ends), min(first + cut.extent, ends)))
+        results = axis.results(problem.direction, e)
+        for first in range(results.start, results.start + up(len(results), cut.extent * halves), cut.extent):
+            strips.append(_Strip(e, min(first, results.stop), min(first + cut.extent, results.stop)))
     taps = range(axis.tap_phases)
     forward = problem.direction != "input_grad"
     kept = cut.length if problem.direction == "weight_grad" else cut.extent
     sources = np.full((len(strips), len(taps) if forward else 1, cut.length), -2)
-    results = np.full((len(strips), 1 if forward else len(taps), kept), -2)
-    for strip, source, result in zip(strips, sources, results, strict=True):
+    writes = np.full((len(strips), 1 if forward else len(taps), kept), -2)
+    for strip, source, result in zip(strips, sources, writes, strict=True):
         e, first, end = strip
         count = end - first
         if count == 0:
@@ -405,7 +420,7 @@ def _lane(problem: ConvProblem, axis: _Axis, cut: _Cut, halves: int, padded: np.
             held[0, t, : len(tap)] = tap
         else:  # turned, and to the right of the longest phase's, where all phases read the same tile
             held[0, t, axis.taps - len(tap) : axis.taps] = tap[::-1]
-    return _Lane(_places(sources), _places(results), _places(held))
+    return _Lane(_places(sources), _places(writes), _places(held))
 
 
 @dataclass(frozen=True)
@@ -454,7 +469,7 @@ def tile_extents(problem: ConvProblem) -> tuple[int, int]:
         return problem.H, problem.W
     tiling = _tiling(problem)
     rows, columns = (
-        min(cut.extent * halves, axis.results(problem.direction))
+        min(cut.extent * halves, max(len(axis.results(problem.direction, e)) for e in range(axis.window_phases)))
         for cut, halves, axis in zip(tiling.cuts, tiling.halves, _axes(problem), strict=True)
     )
     return rows, columns
