@@ -55,6 +55,8 @@ CACHED_BYTES = 1 << 20  # tiles larger than this take twice the time
 SMALL_BYTES = 16 << 10  # of Python objects
 PIECES = 4  # of a weight gradient's tiles, so that several workers have something to do
 TILE_FLOPS = 40  # beside the transforms: what could be computed while one element is loaded, turned and stored
+PRODUCT_FLOPS = 8.0  # of a product of spectra, an element
+BYTE_FLOPS = 7.0  # what could be computed while one byte of the filters' spectra is moved
 TRANSFORM_ERROR = 4.0  # see error_bound
 
 
@@ -82,7 +84,7 @@ def error_bound(problem: ConvProblem) -> float:
     """
     tiling = _tiling(problem)
     u = float(np.finfo(problem.compute_dtype).eps) / 2
-    terms, points = tiling.all_sources, tiling.points
+    terms, points = tiling.terms.sources, tiling.points
     repeats = math.sqrt(2)  # where the halves overlap, they hold a value of the tile twice
     if problem.direction == "weight_grad":
         terms = problem.N * tiling.tiles
@@ -188,29 +190,35 @@ def _cuts(axis: _Axis, direction: str, halves: int) -> list[_Cut]:
     return cuts
 
 
+class _Terms(NamedTuple):
+    """What is summed over and what is kept, within one group. A forward problem's tap phases are more sources of each
+    channel, an input gradient's are more results of each. For weight gradients: the channels of x and of dy."""
+
+    channels: int
+    sources: int
+    """With their phases."""
+    filters: int
+    results: int
+    """With their phases."""
+
+
+def _terms(problem: ConvProblem, axes: tuple[_Axis, _Axis]) -> _Terms:
+    phases = axes[0].tap_phases * axes[1].tap_phases
+    channels, filters = problem.C // problem.groups, problem.K // problem.groups
+    if problem.direction == "input_grad":
+        return _Terms(filters, filters, channels, channels * phases)
+    return _Terms(channels, channels * phases, filters, filters)
+
+
 @dataclass(frozen=True)
 class _Tiling:
-    """How a problem is cut. Nothing here depends on N.
-
-    ``sources`` are summed over, ``results`` kept, within one group; a forward problem's tap phases are more sources
-    of each channel, an input gradient's are more results of each. For weight gradients: those of x and of dy.
-    """
+    """How a problem is cut. Nothing here depends on N."""
 
     cuts: tuple[_Cut, _Cut]
     halves: tuple[int, int]
     """Halves of a tile along both axes: (2, 1) or (1, 2)."""
-    sources: int
-    results: int
-    source_phases: int
-    result_phases: int
-    result_block: int
-    """Results computed from one transform of the sources."""
-    group_block: int
-    """Groups at a time."""
-    chunk: int
-    """Tiles at a time."""
-    flops: float
-    """Of one tile and group."""
+    terms: _Terms
+    itemsize: int
 
     @property
     def tiles(self) -> int:
@@ -222,78 +230,70 @@ class _Tiling:
         return self.cuts[0].length * self.cuts[1].length
 
     @property
-    def result_blocks(self) -> int:
-        return max(-(-self.results // self.result_block), 1)
+    def plane(self) -> int:
+        """Bytes of a spectrum."""
+        return 2 * self.points * self.itemsize
 
-    @property
-    def all_sources(self) -> int:
-        return self.sources * self.source_phases
+    @cached_property
+    def filter_blocks(self) -> int:
+        """Blocks of filters, one after the other, so that their spectra take FILTER_BYTES."""
+        phases = self.terms.results // self.terms.filters
+        at_once = FILTER_BYTES // (phases * self.terms.sources * self.plane)
+        return -(-self.terms.filters // max(at_once, 1))
 
-    @property
-    def kept(self) -> int:
-        """Results of a block, phases counted."""
-        return self.result_block * self.result_phases
+    @cached_property
+    def filter_block(self) -> int:
+        return -(-self.terms.filters // self.filter_blocks)
 
-    def spectra(self, results: int) -> int:
-        """Elements of the spectra of so many results' filters."""
-        return _odd(results * self.result_phases * self.all_sources) * 2 * self.points
+    @cached_property
+    def results(self) -> int:
+        """Of a block of filters, with their phases."""
+        return self.filter_block * self.terms.results // self.terms.filters
+
+    @cached_property
+    def group_block(self) -> int:
+        """Groups done at a time."""
+        return max(min(GROUP_BYTES, FILTER_BYTES) // (self.terms.sources * self.terms.results * self.plane), 1)
+
+    @cached_property
+    def chunk(self) -> int:
+        """Tiles done at a time: several for each reading of the filters, where these leave the cache."""
+        if self.terms.sources * self.results * self.plane <= CACHED_BYTES // 2:
+            return 1
+        return max(min(CHUNK, CHUNK_BYTES // ((self.terms.sources + self.results) * self.plane)), 1)
+
+    def spectra(self, filters: int) -> int:
+        """Elements of the spectra of so many filters."""
+        results = filters * self.terms.results // self.terms.filters
+        return _odd(results * self.terms.sources) * 2 * self.points
 
 
 @lru_cache(maxsize=512)
 def _tiling(problem: ConvProblem) -> _Tiling:
     """The tiles that take a sample the least time."""
     best, least, axes = None, math.inf, _axes(problem)
+    terms = _terms(problem, axes)
     for halves in ((1, 2), (2, 1)):
         cuts = (_cuts(axis, problem.direction, half) for axis, half in zip(axes, halves, strict=True))
         for rows, columns in itertools.product(*cuts):
-            tiling = _blocks(problem, axes, (rows, columns), halves)
-            work = _work(problem, tiling, 1)
-            if work < least:
-                best, least = tiling, work
+            tiling = _Tiling((rows, columns), halves, terms, problem.itemsize)
+            flops, moved = _work(problem, tiling, 1)
+            if flops + moved * BYTE_FLOPS < least:
+                best, least = tiling, flops + moved * BYTE_FLOPS
     assert best is not None
     return best
 
 
-def _blocks(
-    problem: ConvProblem, axes: tuple[_Axis, _Axis], cuts: tuple[_Cut, _Cut], halves: tuple[int, int]
-) -> _Tiling:
-    phases = axes[0].tap_phases * axes[1].tap_phases
-    sources, results = problem.C // problem.groups, problem.K // problem.groups
-    source_phases, result_phases = phases, 1
-    if problem.direction == "input_grad":
-        sources, results, source_phases, result_phases = results, sources, 1, phases
-    points = cuts[0].length * cuts[1].length
-    plane = 2 * points * problem.itemsize
-    products = max(sources * phases, 1)  # for each result
-    result_blocks = -(-results // max(FILTER_BYTES // (products * plane), 1))
-    result_block = -(-results // result_blocks)
-    group_block = max(min(problem.groups, min(GROUP_BYTES, FILTER_BYTES) // (products * results * plane)), 1)
-    chunk = 1
-    if products * result_block * plane > CACHED_BYTES // 2:  # several tiles for each reading of the filters
-        planes = sources * source_phases + result_block * result_phases
-        chunk = max(min(CHUNK, CHUNK_BYTES // (planes * plane)), 1)
-    if problem.direction == "weight_grad":  # transforms of a tile: of dy's, and of x's anew for each block of them
-        transforms = results + products * result_blocks
-    else:
-        transforms = sources * source_phases * result_blocks + results * result_phases
-    flops = transforms * _transform_flops(points, plane) + 8.0 * products * results * points
-    return _Tiling(
-        cuts, halves, sources, results, source_phases, result_phases, result_block, group_block, chunk, flops
-    )
-
-
-def _transform_flops(points: int, plane: int) -> float:
-    """Of one complex transform, either way; more than are done where the plane leaves the cache."""
-    return (1 if plane <= CACHED_BYTES else 2) * points * (5 * math.log2(points) + TILE_FLOPS)
-
-
-def _work(problem: ConvProblem, tiling: _Tiling, samples: int) -> float:
-    """Floating-point operations of the tiles, and of the filters' transforms, there or back."""
-    filters = problem.groups * tiling.sources * tiling.results * tiling.source_phases * tiling.result_phases
-    if problem.direction == "weight_grad":
-        filters *= _pieces(problem, tiling)
-    transform = _transform_flops(tiling.points, 2 * tiling.points * problem.itemsize)
-    return samples * tiling.tiles * problem.groups * tiling.flops + filters * transform
+def _work(problem: ConvProblem, tiling: _Tiling, samples: int) -> tuple[float, float]:
+    """Floating-point operations, and bytes of the filters' spectra where they leave the cache."""
+    terms, points, tiles = tiling.terms, tiling.points, samples * tiling.tiles
+    blocks, plane = tiling.filter_blocks, tiling.plane
+    transform = points * (5 * math.log2(points) + TILE_FLOPS) * (1 if plane <= CACHED_BYTES else 2)
+    spectra = terms.sources * terms.results
+    transforms = tiles * (terms.sources * blocks + terms.results)
+    transforms += spectra * (_pieces(problem, tiling) if problem.direction == "weight_grad" else 1)
+    flops = problem.groups * (transforms * transform + tiles * spectra * points * PRODUCT_FLOPS)
+    return flops, problem.groups * spectra * plane * (1 + -(-tiles // tiling.chunk))
 
 
 def _pieces(problem: ConvProblem, tiling: _Tiling) -> int:
@@ -301,17 +301,17 @@ def _pieces(problem: ConvProblem, tiling: _Tiling) -> int:
 
 
 def cost(problem: ConvProblem, isa: str) -> Cost:
-    tiling, item = _tiling(problem), problem.itemsize
-    shared = tiling.group_block * tiling.spectra(tiling.result_block) * item
+    tiling = _tiling(problem)
+    groups = min(tiling.group_block, problem.groups)
+    shared = groups * tiling.spectra(tiling.filter_block)
     if problem.direction == "weight_grad":
-        kept = tiling.group_block * tiling.result_block * tiling.sources * problem.R * problem.S
-        shared = _pieces(problem, tiling) * kept * item
+        shared = _pieces(problem, tiling) * groups * tiling.filter_block * tiling.terms.channels * problem.R * problem.S
     elif _folds(problem):
-        shared += math.prod(problem.padded_shape[1:]) * item
-    calls = 2 * -(-problem.groups // tiling.group_block) * tiling.result_blocks
-    calls *= problem.N if _folds(problem) else 1
-    flops = _work(problem, tiling, problem.N)
-    return Cost(flops, 0, shared + SMALL_BYTES, _sizes(problem, tiling, isa, tiling.kept).worker, "fft", calls)
+        shared += math.prod(problem.padded_shape[1:])
+    calls = 2 * -(-problem.groups // groups) * tiling.filter_blocks * (problem.N if _folds(problem) else 1)
+    flops, moved = _work(problem, tiling, problem.N)
+    worker = _sizes(problem, tiling, isa, tiling.results, tiling.chunk).worker
+    return Cost(flops, moved, shared * problem.itemsize + SMALL_BYTES, worker, "fft", calls)
 
 
 class _Sizes(NamedTuple):
@@ -329,18 +329,18 @@ def _odd(planes: int) -> int:
     return planes | 1
 
 
-def _sizes(problem: ConvProblem, tiling: _Tiling, isa: str, kept: int) -> _Sizes:
+def _sizes(problem: ConvProblem, tiling: _Tiling, isa: str, results: int, chunk: int) -> _Sizes:
     lanes = machine.kernels(isa).fft.BYTES // problem.itemsize
     (n0, *_), (n1, *_) = tiling.cuts
+    planes = [chunk * tiling.terms.sources, chunk * results]
     # A line more, so that blocks of rows don't fall into the same sets of the cache
-    planes = [tiling.chunk * count for count in (tiling.all_sources, kept)]
     pitch, sums_pitch = (count * n1 * 2 * lanes + 64 // problem.itemsize for count in planes)
     weight_grad = problem.direction == "weight_grad"
     in_place = sum(planes) == 2 and not weight_grad
     elements = n0 // lanes * (pitch if in_place else pitch + sums_pitch) + n0 * 2 * lanes
     elements += 0 if in_place else sum(map(_odd, planes)) * n1 * 2 * lanes
     if weight_grad:
-        elements += _odd(kept * tiling.all_sources) * 2 * n0 * n1
+        elements += _odd(results * tiling.terms.sources) * 2 * tiling.points
     return _Sizes(pitch, sums_pitch, in_place, up(elements * problem.itemsize, 64))
 
 
@@ -356,16 +356,13 @@ class _Places(NamedTuple):
     """(strips, phases, 2): the longest run of places that count up by one, first and end."""
 
 
-def _places(index: np.ndarray) -> _Places:
-    runs = np.array([[_longest_run(vector) for vector in strip] for strip in index])
-    return _Places(index, runs)
-
-
-def _longest_run(index: np.ndarray) -> tuple[int, int]:
-    apart = np.where(index < 0, -2 * np.arange(len(index)) - 2, index)  # negative ones count up nowhere
-    edges = np.concatenate([[0], np.flatnonzero(np.diff(apart) != 1) + 1, [len(index)]])
-    longest = int(np.argmax(np.diff(edges)))
-    return int(edges[longest]), int(edges[longest + 1])
+def _places(pixels: np.ndarray) -> _Places:
+    places = np.arange(pixels.shape[-1])
+    starts = np.ones(pixels.shape, bool)
+    starts[..., 1:] = (np.diff(pixels) != 1) | (pixels[..., :-1] < 0)
+    first = np.maximum.accumulate(np.where(starts, places, 0), axis=-1)  # of the run that each place is in
+    last = (places - first).argmax(axis=-1)[..., None]
+    return _Places(pixels, np.concatenate([np.take_along_axis(first, last, -1), last + 1], axis=-1))
 
 
 class _Strip(NamedTuple):
@@ -505,26 +502,34 @@ def _folds(problem: ConvProblem) -> bool:
 
 
 def pack(plan: Any, w: np.ndarray) -> np.ndarray:
-    """All filters' spectra: (groups, blocks of results, elements), which fft.pyx draws."""
+    """All filters' spectra: (groups, blocks of filters, elements), which fft.pyx draws."""
     tiling: _Tiling = plan.tables.tiling
-    packed = np.empty((plan.problem.groups, tiling.result_blocks, tiling.spectra(tiling.result_block)), w.dtype)
-    for groups, block, results in _turns(plan):
-        _filter_spectra(plan, _filters(plan, w)[groups, results], packed[groups, block].reshape(-1), 1)
+    packed = np.empty((plan.problem.groups, tiling.filter_blocks, tiling.spectra(tiling.filter_block)), w.dtype)
+    for turn in _turns(plan):
+        _filter_spectra(plan, turn, _filters(plan, w), packed[turn.groups, turn.block].reshape(-1), 1)
     return packed
 
 
-def _turns(plan: Any) -> Iterator[tuple[slice, int, slice]]:
-    """What a call of the kernel does: groups, block of results, and which results of a group that block is."""
+class _Turn(NamedTuple):
+    """What one call of the kernel does: a block of filters of one group, or all of several groups."""
+
+    groups: slice
+    block: int
+    filters: slice
+    """Of each group."""
+
+
+def _turns(plan: Any) -> Iterator[_Turn]:
     tiling: _Tiling = plan.tables.tiling
     for group in range(0, plan.problem.groups, tiling.group_block):
-        for block in range(tiling.result_blocks):
-            first = block * tiling.result_block
-            last = min(first + tiling.result_block, tiling.results)
-            yield slice(group, min(group + tiling.group_block, plan.problem.groups)), block, slice(first, last)
+        groups = slice(group, min(group + tiling.group_block, plan.problem.groups))
+        for block in range(tiling.filter_blocks):
+            first = block * tiling.filter_block
+            yield _Turn(groups, block, slice(first, min(first + tiling.filter_block, tiling.terms.filters)))
 
 
 def _channels(groups: slice, kept: slice, of_group: int) -> slice:
-    """The channels of a turn, of all groups counted through: all of them, where there are several groups."""
+    """Those ``kept`` of one group or all of several, all groups' counted through."""
     return slice(groups.start * of_group + kept.start, (groups.stop - 1) * of_group + kept.stop)
 
 
@@ -534,45 +539,48 @@ def _filters(plan: Any, w: np.ndarray) -> np.ndarray:
     return weights.swapaxes(1, 2) if plan.problem.direction == "input_grad" else weights
 
 
-def _task(plan: Any, groups: slice, kept: slice) -> tuple[tuple[int, ...], int]:
+def _task(plan: Any, turn: _Turn, samples: int, workers: int) -> tuple[tuple[int, ...], int]:
     """Sizes of a turn as the kernel takes them, and bytes of each worker."""
     tables: _Tables = plan.tables
     tiling = tables.tiling
-    results = (kept.stop - kept.start) * tiling.result_phases
-    pitch, sums_pitch, in_place, worker = _sizes(plan.problem, tiling, tables.isa, results)
-    counts = groups.stop - groups.start, tiling.all_sources, results, tiling.chunk
-    units = tiling.cuts[0].units, tiling.cuts[1].units
-    return (*counts, *tiling.halves, *units, pitch, sums_pitch, in_place), worker
+    units = samples * tiling.tiles
+    chunks = up(-(-units // tiling.chunk), workers)  # so that all have the same to do
+    chunk = -(-units // chunks)
+    results = (turn.filters.stop - turn.filters.start) * tiling.terms.results // tiling.terms.filters
+    pitch, sums_pitch, in_place, worker = _sizes(plan.problem, tiling, tables.isa, results, chunk)
+    counts = turn.groups.stop - turn.groups.start, tiling.terms.sources, results, chunk
+    return (*counts, *tiling.halves, *(cut.units for cut in tiling.cuts), pitch, sums_pitch, in_place), worker
 
 
-def _filter_spectra(plan: Any, filters: np.ndarray, spectra: np.ndarray, workers: int) -> None:
-    """Spectra of filters (groups, results, sources, R, S)."""
+def _filter_spectra(plan: Any, turn: _Turn, filters: np.ndarray, spectra: np.ndarray, workers: int) -> None:
+    """Spectra of a turn's filters, of all filters (groups, results, sources, R, S)."""
     tables: _Tables = plan.tables
-    sizes, worker = _task(plan, slice(0, filters.shape[0]), slice(0, filters.shape[1]))
+    sizes, worker = _task(plan, turn, 1, 1)
     with scratch(worker * workers) as memory:
         getattr(tables.kernel, tables.prefix + "_filters")(
-            filters, tables.axes, sizes, plan.problem.direction == "forward", spectra, memory, worker, workers
-        )
+            filters[turn.groups, turn.filters], tables.axes, sizes, plan.problem.direction == "forward", spectra,
+            memory, worker, workers,
+        )  # fmt: skip
 
 
 def _correlate(plan: Any, source: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
     """Forward, and the input gradient: the same correlation from x to y and from dy to dx."""
     problem, tables = plan.problem, plan.tables
     tiling: _Tiling = tables.tiling
+    terms = tiling.terms
     beyond = problem.compute_cval if problem.direction == "forward" else 0.0
-    elements = tiling.group_block * tiling.spectra(tiling.result_block) if b.ndim == 4 else 0
-    with scratch(elements * out.itemsize) as room:
-        for groups, block, results in _turns(plan):
-            if b.ndim == 4:
-                filters = _filters(plan, b)[groups, results]
-                elements = filters.shape[0] * tiling.spectra(filters.shape[1])
-                spectra = room[: elements * out.itemsize].view(out.dtype)
-                _filter_spectra(plan, filters, spectra, workers)
+    packed = b.ndim == 3
+    room_bytes = min(tiling.group_block, problem.groups) * tiling.spectra(tiling.filter_block) * out.itemsize
+    with scratch(0 if packed else room_bytes) as room:
+        for turn in _turns(plan):
+            if packed:
+                spectra = b[turn.groups, turn.block].reshape(-1)
             else:
-                spectra = b[groups, block].reshape(-1)
-            sources = source[:, _channels(groups, slice(0, tiling.sources), tiling.sources)]
-            kept = _channels(groups, results, tiling.results)
-            sizes, worker = _task(plan, groups, results)
+                spectra = room[:room_bytes].view(out.dtype)
+                _filter_spectra(plan, turn, _filters(plan, b), spectra, workers)
+            sources = source[:, _channels(turn.groups, slice(0, terms.channels), terms.channels)]
+            kept = _channels(turn.groups, turn.filters, terms.filters)
+            sizes, worker = _task(plan, turn, len(source), workers)
             with scratch(worker * workers) as memory:
                 getattr(tables.kernel, tables.prefix + "_correlate")(
                     sources, spectra, bias[kept], out[:, kept], beyond, tables.axes, sizes, memory, worker, workers
@@ -594,15 +602,15 @@ def _input_grad(plan: Any, dy: np.ndarray, b: np.ndarray, bias: np.ndarray, dx: 
 def _weight_grad(plan: Any, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, workers: int) -> None:
     problem, tables = plan.problem, plan.tables
     tiling: _Tiling = tables.tiling
-    pieces = _pieces(problem, tiling)
-    room = np.empty((pieces * tiling.group_block * tiling.result_block, *dw.shape[1:]), dw.dtype)
-    for groups, _, results in _turns(plan):
-        kept = _channels(groups, results, tiling.results)
+    terms, pieces = tiling.terms, _pieces(problem, tiling)
+    room = np.empty((pieces * min(tiling.group_block, problem.groups) * tiling.filter_block, *dw.shape[1:]), dw.dtype)
+    for turn in _turns(plan):
+        kept = _channels(turn.groups, turn.filters, terms.filters)
         parts = room[: pieces * (kept.stop - kept.start)].reshape(pieces, -1, *dw.shape[1:])
-        sizes, worker = _task(plan, groups, results)
+        sizes, worker = _task(plan, turn, len(x), pieces)
         with scratch(worker * workers) as memory:
             getattr(tables.kernel, tables.prefix + "_weight_grad")(
-                x[:, _channels(groups, slice(0, tiling.sources), tiling.sources)], dy[:, kept], parts,
+                x[:, _channels(turn.groups, slice(0, terms.channels), terms.channels)], dy[:, kept], parts,
                 problem.compute_cval, tables.axes, sizes, memory, worker, workers,
             )  # fmt: skip
         add_up(parts, dw[kept])
