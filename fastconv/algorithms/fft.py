@@ -54,9 +54,13 @@ CHUNK, CHUNK_BYTES = 8, 2 << 20  # tiles done at a time, where the filters' spec
 CACHED_BYTES = 1 << 20  # tiles larger than this take twice the time
 SMALL_BYTES = 16 << 10  # of Python objects
 PIECES = 4  # of a weight gradient's tiles, so that several workers have something to do
-TILE_FLOPS = 40  # beside the transforms: what could be computed while one element is loaded, turned and stored
-PRODUCT_FLOPS = 8.0  # of a product of spectra, an element
-BYTE_FLOPS = 7.0  # what could be computed while one byte of the filters' spectra is moved
+
+# What things cost beside the transforms' 5*n*log2(n), in flops at machine.Rates.fft: fitted to the times of 37 problems
+# (one to 256 channels, 28 to 2048 pixels, filters of 3 to 127, all directions), most of them to within a tenth.
+TILE_FLOPS = 80  # an element of a tile: loaded, turned, stored
+PRODUCT_FLOPS = 14  # an element of a product of two spectra
+FAR_BYTES = 4 << 20  # images or spectra larger than this come from memory, and cost by the byte, too
+FAR_FLOPS = 12  # a byte, in the choice of tiles
 TRANSFORM_ERROR = 4.0  # see error_bound
 
 
@@ -278,14 +282,14 @@ def _tiling(problem: ConvProblem) -> _Tiling:
         for rows, columns in itertools.product(*cuts):
             tiling = _Tiling((rows, columns), halves, terms, problem.itemsize)
             flops, moved = _work(problem, tiling, 1)
-            if flops + moved * BYTE_FLOPS < least:
-                best, least = tiling, flops + moved * BYTE_FLOPS
+            if flops + moved * FAR_FLOPS < least:
+                best, least = tiling, flops + moved * FAR_FLOPS
     assert best is not None
     return best
 
 
 def _work(problem: ConvProblem, tiling: _Tiling, samples: int) -> tuple[float, float]:
-    """Floating-point operations, and bytes of the filters' spectra where they leave the cache."""
+    """Floating-point operations, and bytes that come from memory, half of them: it is read ahead."""
     terms, points, tiles = tiling.terms, tiling.points, samples * tiling.tiles
     blocks, plane = tiling.filter_blocks, tiling.plane
     transform = points * (5 * math.log2(points) + TILE_FLOPS) * (1 if plane <= CACHED_BYTES else 2)
@@ -293,7 +297,11 @@ def _work(problem: ConvProblem, tiling: _Tiling, samples: int) -> tuple[float, f
     transforms = tiles * (terms.sources * blocks + terms.results)
     transforms += spectra * (_pieces(problem, tiling) if problem.direction == "weight_grad" else 1)
     flops = problem.groups * (transforms * transform + tiles * spectra * points * PRODUCT_FLOPS)
-    return flops, problem.groups * spectra * plane * (1 + -(-tiles // tiling.chunk))
+    images = samples * (math.prod(problem.x_shape[1:]) + math.prod(problem.y_shape[1:])) * problem.itemsize
+    moved = images if images > FAR_BYTES else 0
+    if spectra * plane > FAR_BYTES:
+        moved += problem.groups * spectra * plane * (1 + -(-tiles // tiling.chunk))
+    return flops, moved / 2
 
 
 def _pieces(problem: ConvProblem, tiling: _Tiling) -> int:
