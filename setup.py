@@ -16,7 +16,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-MODULES = ("direct", "gemm", "pool", "rows", "separable", "winograd")
+MODULES = ("direct", "fft", "gemm", "pool", "rows", "separable", "winograd")
 COMMON = ("cpu", "windows")
 UTILITY = "fastconv._kernels._cyutility"  # Cython's memoryview code, compiled once for all modules
 

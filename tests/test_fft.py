@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import fastconv
 from fastconv import planner, reference
 from fastconv.algorithms import fft, winograd
+from fastconv.algorithms.common import scratch
 from fastconv.errors import ShapeError, UnsupportedError
 from fastconv.problem import ConvProblem
 
@@ -25,9 +26,9 @@ NO_BIAS = {name: np.empty(0, name) for name in ("float32", "float64")}
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles of a few pixels and blocks of a few channels, so that small problems have many."""
-    monkeypatch.setattr(fft, "LEAST_RESULTS", (3,))
+    monkeypatch.setattr(fft, "LENGTHS", (16,))
     monkeypatch.setattr(fft, "FILTER_BYTES", 2000)
-    monkeypatch.setattr(fft, "SOURCE_BYTES", 2000)
+    monkeypatch.setattr(fft, "CACHED_BYTES", 2000)
     forget()
     yield
     monkeypatch.undo()
@@ -95,6 +96,45 @@ def test_agrees_with_the_reference(line, direction):
 @pytest.mark.parametrize("line", GEOMETRY)
 def test_small_tiles_agree_with_the_reference(line, direction, small_tiles):
     check(ConvProblem.from_text(f"{line} {direction} float64"))
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "n1 c1 h300 w200 k1 r31 s9 pad15",
+        "n3 c20 h34 w30 k33 r7 s7 pad3",
+        "n2 c40 h20 w20 k40 r5 s5 g40 pad2",
+        "n1 c1 h700 w3 k1 r600 s2",
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_larger_problems_agree_with_the_direct_method(line, direction, dtype):
+    """Transforms of several lengths, chunks of several tiles, several groups at a time; in scratch that holds NaN."""
+    problem = ConvProblem.from_text(f"{line} {direction} {dtype}")
+    a, b = operands(problem, np.random.default_rng(0))
+    plan = planner.plan(problem, "fft")
+    with scratch(plan.workspace_bytes) as memory:
+        memory.fill(0xFF)
+    y, exact = (
+        run(plan, a, b),
+        run(planner.plan(replace(problem, dtype="float64"), "direct"), a.astype("d"), b.astype("d")),
+    )
+    assert np.abs(y - exact).max() <= 20 * np.finfo(dtype).eps * np.abs(exact).max()
+    plan._most_workers = 3
+    assert run(plan, a, b, 3).tobytes() == y.tobytes()
+
+
+@pytest.mark.parametrize("length", [16, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 512, 1024, 1536])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_length_of_transform(length, dtype, monkeypatch):
+    monkeypatch.setattr(fft, "LENGTHS", (16, length))
+    forget()
+    problem = ConvProblem.from_text(f"n1 c1 h{length + 40} w30 k1 r{max(length - 20, 3)} s3 {dtype}")
+    check(problem)
+    assert planner.plan(problem, "fft").variant == f"tiles of {length}x16"
+    monkeypatch.undo()
+    forget()
 
 
 @st.composite
@@ -181,7 +221,10 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(line):
         assert alone.tobytes() == y[n : n + 1].tobytes()
 
 
-def test_packed_filters_give_the_same_bytes():
+@pytest.mark.parametrize("tiles", ["whole", "small"])
+def test_packed_filters_give_the_same_bytes(tiles, request):
+    if tiles == "small":  # several blocks of results
+        request.getfixturevalue("small_tiles")
     rng = np.random.default_rng(4)
     for direction in ("forward", "input_grad"):
         plan = fastconv.plan_conv2d((2, 4, 30, 30), (6, 2, 5, 5), groups=2, direction=direction, method="fft", stride=2)

@@ -14,38 +14,53 @@ channels, nothing is computed that the stride skips, and no transform holds the 
 Each runs in tiles (overlap-save: T. Stockham, High-speed convolution and correlation, 1966): L results from
 T = L + J - 1 values by circular correlation of length T, J being the number of taps, so that none of the L results
 wraps around. Spectra are multiplied and added up over channels (for weight gradients, over tiles and samples) before
-the one inverse transform. NaN, infinities and overflow spread over their tile.
+the one inverse transform.
 
-The transforms are scipy.fft's, imported when first needed. A worker takes whole tiles, so every number is computed in
-the same way however many there are; tiles and blocks don't depend on the batch, so neither do a sample's bytes.
+A tile is made of two halves, side by side or one below the other, which are transformed together: z = a + i*b. Filters
+are real, so the product of z's spectrum by a filter's is the spectrum of (a's result) + i*(b's result): nothing has to
+be split. A rounding error, NaN, infinity or overflow of one half reaches the other, so the tile is the two together.
+
+Kernel: src_cython/fft.pyx, which draws the layouts; this module chooses how a problem is cut, and says by index vectors
+which pixel is where in a tile. Tiles and blocks don't depend on the batch or on the number of workers, so neither do a
+sample's bytes.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv.algorithms.common import Cost, grouped, scratch, up
+from fastconv import machine
+from fastconv.algorithms import phases
+from fastconv.algorithms.common import PREFIX, Cost, add_up, grouped, scratch, up
 from fastconv.boundary import most_repeats
 from fastconv.problem import ConvProblem
 
 NAME = "fft"
 SCOPE, ELEMENTWISE = "tile", False
 
-LEAST_RESULTS = (16, 32, 64, 96, 128, 192, 256, 384, 512)  # of a tile along one axis: the candidates
-FILTER_BYTES = 16 << 20  # of the filters' spectra (weight gradients: of the sums) at a time
-SOURCE_BYTES = 1 << 20  # of channels transformed at a time
-CACHED_BYTES = 2 << 20  # planes larger than this are transformed at half the speed
-SMALL_BYTES = 32 << 10  # of Python objects and transform plans
-ALIGNED = 64  # bytes
+GRAIN = 16  # lengths of transforms are multiples of it: of the lanes of a vector, whatever the instruction set
+LENGTHS = tuple(sorted(odd << a for odd in (1, 3, 5) for a in range(GRAIN.bit_length() - 1, 40)))
+LONGEST = 1024  # no longer ones than this, unless the taps need it
+FILTER_BYTES = 16 << 20  # of one group's filters' spectra (weight gradients: of the sums) at a time
+GROUP_BYTES = 2 << 20  # of those of several groups
+CHUNK, CHUNK_BYTES = 8, 2 << 20  # tiles done at a time, where the filters' spectra leave the cache; bytes of spectra
+CACHED_BYTES = 1 << 20  # tiles larger than this take twice the time
+SMALL_BYTES = 16 << 10  # of Python objects
 PIECES = 4  # of a weight gradient's tiles, so that several workers have something to do
-CALL_FLOPS = 1e5  # what could be computed while one small array is handled
+
+# What things cost beside the transforms' 5*n*log2(n), in flops at machine.Rates.fft: fitted to the times of 37 problems
+# (one to 256 channels, 28 to 2048 pixels, filters of 3 to 127, all directions), most of them to within a tenth.
+TILE_FLOPS = 80  # an element of a tile: loaded, turned, stored
+PRODUCT_FLOPS = 14  # an element of a product of two spectra
+FAR_BYTES = 4 << 20  # images or spectra larger than this come from memory, and cost by the byte, too
+FAR_FLOPS = 12  # a byte, in the choice of tiles
 TRANSFORM_ERROR = 4.0  # see error_bound
 
 
@@ -56,8 +71,8 @@ def why_not(problem: ConvProblem) -> str | None:
 
 
 def variant(problem: ConvProblem) -> str:
-    rows, columns = _tiling(problem).lengths
-    return f"tiles of {rows}x{columns}"
+    rows, columns = _tiling(problem).cuts
+    return f"tiles of {rows.length}x{columns.length}"
 
 
 def error_bound(problem: ConvProblem) -> float:
@@ -73,15 +88,15 @@ def error_bound(problem: ConvProblem) -> float:
     """
     tiling = _tiling(problem)
     u = float(np.finfo(problem.compute_dtype).eps) / 2
-    terms = tiling.sources * tiling.source_phases
-    repeats: float = 1
+    terms, points = tiling.terms.sources, tiling.points
+    repeats = math.sqrt(2)  # where the halves overlap, they hold a value of the tile twice
     if problem.direction == "weight_grad":
         terms = problem.N * tiling.tiles
         # x's tiles overlap: the sum of their norms' products is larger than the product of the planes' norms
-        repeats = math.sqrt(math.prod(-(-t // n) for t, n in zip(tiling.lengths, tiling.extents, strict=True)))
+        repeats = math.sqrt(math.prod(-(-cut.length // cut.extent) for cut in tiling.cuts))
     elif _folds(problem):
-        repeats = most_repeats(problem.rows()) * most_repeats(problem.columns())  # results that meet in one pixel
-    e = repeats * (TRANSFORM_ERROR * math.log2(math.prod(tiling.lengths)) + terms + 4 + repeats) * u
+        repeats *= most_repeats(problem.rows()) * most_repeats(problem.columns())  # results that meet in one pixel
+    e = repeats * (TRANSFORM_ERROR * math.log2(points) + terms + 4 + repeats) * u
     return e if problem.dtype != "float16" else e + 2.0**-11 * (1 + e)
 
 
@@ -96,6 +111,8 @@ class _Axis:
     kernel: int
     stride: int
     dilation: int
+    kept: range
+    """Padded rows of an input gradient that are kept."""
 
     @cached_property
     def window_step(self) -> int:
@@ -130,149 +147,161 @@ class _Axis:
         start = e * self.stride + t * self.dilation + first * step
         return slice(start, start + count * step, step)
 
-    def results(self, direction: str, e: int = 0) -> int:
-        """What the tiles of a window phase must cover (weight gradients: of dy); phase 0 has the most."""
-        return self.window_count(e) + (self.taps - 1 if direction == "input_grad" else 0)
+    def results(self, direction: str, e: int) -> range:
+        """What the tiles of a window phase must cover (weight gradients: of dy)."""
+        windows = self.window_count(e)
+        if direction != "input_grad":
+            return range(windows)
+        step, start = math.lcm(self.stride, self.dilation), e * self.stride
+        first = -(-(self.kept.start - start - (self.tap_phases - 1) * self.dilation) // step)
+        end = -(-(self.kept.stop - start) // step)
+        return range(max(first, 0), min(end, windows + self.taps - 1))
 
 
 def _axes(problem: ConvProblem) -> tuple[_Axis, _Axis]:
     (sh, sw), (dh, dw) = problem.stride, problem.dilation
-    return _Axis(problem.P, problem.R, sh, dh), _Axis(problem.Q, problem.S, sw, dw)
+    (top, _), (left, _) = problem.padding
+    rows, columns = range(top, top + problem.H), range(left, left + problem.W)
+    if _folds(problem):
+        rows, columns = range(problem.padded_shape[2]), range(problem.padded_shape[3])
+    return _Axis(problem.P, problem.R, sh, dh, rows), _Axis(problem.Q, problem.S, sw, dw, columns)
 
 
-@lru_cache(maxsize=4096)
-def _fast_length(least: int) -> int:
-    """The smallest 2^a 3^b 5^c not below ``least``: transforms of such lengths are quick."""
-    best = 1 << (least - 1).bit_length()
-    five = 1
-    while five < best:
-        three = five
-        while three < best:
-            best = min(best, three << (-(-least // three) - 1).bit_length())
-            three *= 3
-        five *= 5
-    return best
+class _Cut(NamedTuple):
+    """An axis in tiles of ``length`` values, ``extent`` results each; a halved axis' tile is two of them."""
+
+    length: int
+    extent: int
+    units: int
+
+
+def _cuts(axis: _Axis, direction: str, halves: int) -> list[_Cut]:
+    """What is worth trying: the shortest transform for each number of tiles."""
+    results = [len(axis.results(direction, e)) for e in range(axis.window_phases)]
+    largest = max(1, *results)
+    cuts: list[_Cut] = []
+    for length in LENGTHS:
+        longest = length - axis.taps + 1
+        if longest < 1:
+            continue
+        most = up(-(-largest // longest), halves if largest > 1 else 1)
+        extent = -(-largest // most)  # all alike: none nearly empty
+        units = sum(-(-r // (extent * halves)) for r in results)
+        if not cuts or units < cuts[-1].units:
+            cuts.append(_Cut(length, extent, units))
+        if extent * halves >= largest or (length >= LONGEST and 2 * axis.taps <= length):
+            break
+    return cuts
+
+
+class _Terms(NamedTuple):
+    """What is summed over and what is kept, within one group. A forward problem's tap phases are more sources of each
+    channel, an input gradient's are more results of each. For weight gradients: the channels of x and of dy."""
+
+    channels: int
+    sources: int
+    """With their phases."""
+    filters: int
+    results: int
+    """With their phases."""
+
+
+def _terms(problem: ConvProblem, axes: tuple[_Axis, _Axis]) -> _Terms:
+    phases = axes[0].tap_phases * axes[1].tap_phases
+    channels, filters = problem.C // problem.groups, problem.K // problem.groups
+    if problem.direction == "input_grad":
+        return _Terms(filters, filters, channels, channels * phases)
+    return _Terms(channels, channels * phases, filters, filters)
 
 
 @dataclass(frozen=True)
 class _Tiling:
-    """How a problem is cut. Nothing here depends on N.
+    """How a problem is cut. Nothing here depends on N."""
 
-    ``sources`` are summed over, ``results`` kept, within one group; a forward problem's tap phases are more sources
-    of each channel, an input gradient's are more results of each. For weight gradients: those of x and of dy.
-    """
-
-    lengths: tuple[int, int]
-    """T of both axes."""
-    extents: tuple[int, int]
-    """L of both axes."""
-    tiles: int
-    """Of one sample."""
-    sources: int
-    results: int
-    source_phases: int
-    result_phases: int
-    source_block: int
-    """Sources transformed at a time."""
-    result_block: int
-    """Results computed from one transform of the sources."""
-    result_blocks: int
-    shared: int
-    """Bytes, but for a weight gradient's pieces."""
-    room: int
-    """Bytes of a worker's arrays that are used again and again."""
-    worker: int
-    flops: float
-    """Of one tile."""
-    calls: float
-    """Of one tile."""
+    cuts: tuple[_Cut, _Cut]
+    halves: tuple[int, int]
+    """Halves of a tile along both axes: (2, 1) or (1, 2)."""
+    terms: _Terms
+    itemsize: int
 
     @property
-    def spectrum(self) -> tuple[int, int]:
-        return self.lengths[0], self.lengths[1] // 2 + 1
+    def tiles(self) -> int:
+        """Of one sample."""
+        return self.cuts[0].units * self.cuts[1].units
+
+    @property
+    def points(self) -> int:
+        return self.cuts[0].length * self.cuts[1].length
+
+    @property
+    def plane(self) -> int:
+        """Bytes of a spectrum."""
+        return 2 * self.points * self.itemsize
+
+    @cached_property
+    def filter_blocks(self) -> int:
+        """Blocks of filters, one after the other, so that their spectra take FILTER_BYTES."""
+        phases = self.terms.results // self.terms.filters
+        at_once = FILTER_BYTES // (phases * self.terms.sources * self.plane)
+        return -(-self.terms.filters // max(at_once, 1))
+
+    @cached_property
+    def filter_block(self) -> int:
+        return -(-self.terms.filters // self.filter_blocks)
+
+    @cached_property
+    def results(self) -> int:
+        """Of a block of filters, with their phases."""
+        return self.filter_block * self.terms.results // self.terms.filters
+
+    @cached_property
+    def group_block(self) -> int:
+        """Groups done at a time."""
+        return max(min(GROUP_BYTES, FILTER_BYTES) // (self.terms.sources * self.terms.results * self.plane), 1)
+
+    @cached_property
+    def chunk(self) -> int:
+        """Tiles done at a time: several for each reading of the filters, where these leave the cache."""
+        if self.terms.sources * self.results * self.plane <= CACHED_BYTES // 2:
+            return 1
+        return max(min(CHUNK, CHUNK_BYTES // ((self.terms.sources + self.results) * self.plane)), 1)
+
+    def spectra(self, filters: int) -> int:
+        """Elements of the spectra of so many filters."""
+        results = filters * self.terms.results // self.terms.filters
+        return _odd(results * self.terms.sources) * 2 * self.points
 
 
 @lru_cache(maxsize=512)
 def _tiling(problem: ConvProblem) -> _Tiling:
     """The tiles that take a sample the least time."""
-    best, least_cost, axes = None, math.inf, _axes(problem)
-    previous = None
-    for least in LEAST_RESULTS:
-        lengths, extents, tiles = [], [], 1
-        for axis in axes:
-            results = axis.results(problem.direction)
-            longest = _fast_length(least + axis.taps - 1) - axis.taps + 1
-            even = -(-results // -(-results // longest))  # an axis' tiles all alike: none nearly empty
-            lengths.append(_fast_length(even + axis.taps - 1))
-            extents.append(min(lengths[-1] - axis.taps + 1, results))
-            tiles *= sum(-(-axis.results(problem.direction, e) // extents[-1]) for e in range(axis.window_phases))
-        if lengths == previous:
-            continue
-        previous = lengths
-        tiling = _blocks(problem, axes, (lengths[0], lengths[1]), (extents[0], extents[1]), tiles)
-        flops, calls = _work(problem, tiling, 1)
-        if flops + calls * CALL_FLOPS < least_cost:
-            best, least_cost = tiling, flops + calls * CALL_FLOPS
+    best, least, axes = None, math.inf, _axes(problem)
+    terms = _terms(problem, axes)
+    for halves in ((1, 2), (2, 1)):
+        cuts = (_cuts(axis, problem.direction, half) for axis, half in zip(axes, halves, strict=True))
+        for rows, columns in itertools.product(*cuts):
+            tiling = _Tiling((rows, columns), halves, terms, problem.itemsize)
+            flops, moved = _work(problem, tiling, 1)
+            if flops + moved * FAR_FLOPS < least:
+                best, least = tiling, flops + moved * FAR_FLOPS
     assert best is not None
     return best
 
 
-def _blocks(
-    problem: ConvProblem, axes: tuple[_Axis, _Axis], lengths: tuple[int, int], extents: tuple[int, int], tiles: int
-) -> _Tiling:
-    phases = axes[0].tap_phases * axes[1].tap_phases
-    sources, results = problem.C // problem.groups, problem.K // problem.groups
-    source_phases, result_phases = phases, 1
-    if problem.direction == "input_grad":
-        sources, results, source_phases, result_phases = results, sources, 1, phases
-    item, taps, width = problem.itemsize, (axes[0].taps, axes[1].taps), lengths[1] // 2 + 1
-    real, plane = lengths[0] * lengths[1] * item, lengths[0] * width * 2 * item
-    source_block = max(min(sources, SOURCE_BYTES // plane), 1)
-    products = sources * phases  # for each result
-    result_blocks = max(-(-results // max(FILTER_BYTES // max(products * plane, 1), 1)), 1)
-    result_block = max(-(-results // result_blocks), 1)
-    kept = result_block * result_phases
-    if problem.direction == "weight_grad":
-        shared = 0
-        room = max(source_block, kept) * real + kept * plane + 2 * ALIGNED
-        sums, inverse = kept * products * plane, products * taps[0] * lengths[1] * item
-        worker = sums + room + kept * plane + max((source_block + kept) * plane, source_block * 2 * plane, 2 * inverse)
-        # transforms of a tile: of the results' dy, and of x anew for each block of them
-        transforms: float = results + products * result_blocks
-        calls = result_blocks * (3 + 4 * -(-sources // source_block) * phases + products / 2)
-    else:
-        shared = kept * products * plane // result_phases
-        room = source_block * real + 2 * kept * plane + 3 * ALIGNED
-        stage = 2 * source_block * taps[0] * width * item + plane
-        inverse = kept * extents[0] * lengths[1] * item
-        worker = max(room + source_block * 2 * plane + inverse, room + stage)
-        transforms = sources * source_phases * result_blocks + results * result_phases
-        reads = 4 * -(-sources // source_block) * source_phases
-        calls = result_blocks * (3 + reads + result_phases + sources * source_phases / 2)
-    # Where NumPy buffers operands of multiply and add, where vectors of rows or columns are transformed, and the rest.
-    worker += 3 * min(np.getbufsize() * 2 * item, kept * plane) + 64 * max(lengths) * item + SMALL_BYTES
-    flops = problem.groups * (transforms * _transform_flops(lengths, plane) + products * results * plane / item * 4)
-    return _Tiling(
-        lengths, extents, tiles, sources, results, source_phases, result_phases, source_block, result_block,
-        result_blocks, shared, room, worker, flops, problem.groups * calls,
-    )  # fmt: skip
-
-
-def _transform_flops(lengths: tuple[int, int], plane: int) -> float:
-    """Of one real transform, either way; more than are done where the plane leaves the cache."""
-    points = math.prod(lengths)
-    return (2.5 if plane <= CACHED_BYTES else 5) * points * math.log2(max(points, 2))
-
-
 def _work(problem: ConvProblem, tiling: _Tiling, samples: int) -> tuple[float, float]:
-    """Floating-point operations and calls: of the tiles, and of the filters' transforms, there or back."""
-    filters = problem.groups * tiling.sources * tiling.results * tiling.source_phases * tiling.result_phases
-    if problem.direction == "weight_grad":
-        filters *= _pieces(problem, tiling)
-    plane = 2 * math.prod(tiling.spectrum) * problem.itemsize
-    flops = samples * tiling.tiles * tiling.flops + filters * _transform_flops(tiling.lengths, plane)
-    rows = problem.groups * tiling.results * tiling.source_phases * tiling.result_phases
-    return flops, samples * tiling.tiles * tiling.calls + 3 * rows * -(-max(tiling.sources, 1) // tiling.source_block)
+    """Floating-point operations, and bytes that come from memory, half of them: it is read ahead."""
+    terms, points, tiles = tiling.terms, tiling.points, samples * tiling.tiles
+    blocks, plane = tiling.filter_blocks, tiling.plane
+    transform = points * (5 * math.log2(points) + TILE_FLOPS) * (1 if plane <= CACHED_BYTES else 2)
+    spectra = terms.sources * terms.results
+    transforms = tiles * (terms.sources * blocks + terms.results)
+    transforms += spectra * (_pieces(problem, tiling) if problem.direction == "weight_grad" else 1)
+    flops = problem.groups * (transforms * transform + tiles * spectra * points * PRODUCT_FLOPS)
+    images = samples * (math.prod(problem.x_shape[1:]) + math.prod(problem.y_shape[1:])) * problem.itemsize
+    moved = images if images > FAR_BYTES else 0
+    if spectra * plane > FAR_BYTES:
+        moved += problem.groups * spectra * plane * (1 + -(-tiles // tiling.chunk))
+    return flops, moved / 2
 
 
 def _pieces(problem: ConvProblem, tiling: _Tiling) -> int:
@@ -281,187 +310,195 @@ def _pieces(problem: ConvProblem, tiling: _Tiling) -> int:
 
 def cost(problem: ConvProblem, isa: str) -> Cost:
     tiling = _tiling(problem)
-    flops, calls = _work(problem, tiling, problem.N)
-    planes = tiling.sources * tiling.source_phases * tiling.result_blocks + tiling.results * tiling.result_phases
-    moved = problem.N * tiling.tiles * problem.groups * planes * math.prod(tiling.lengths) * problem.itemsize
-    shared = tiling.shared
+    groups = min(tiling.group_block, problem.groups)
+    shared = groups * tiling.spectra(tiling.filter_block)
     if problem.direction == "weight_grad":
-        shared += (
-            _pieces(problem, tiling) * tiling.result_block * tiling.sources * problem.R * problem.S * problem.itemsize
-        )
-    return Cost(flops, moved, shared, tiling.worker, "fft", math.ceil(calls))
+        shared = _pieces(problem, tiling) * groups * tiling.filter_block * tiling.terms.channels * problem.R * problem.S
+    elif _folds(problem):
+        shared += math.prod(problem.padded_shape[1:])
+    calls = 2 * -(-problem.groups // groups) * tiling.filter_blocks * (problem.N if _folds(problem) else 1)
+    flops, moved = _work(problem, tiling, problem.N)
+    worker = _sizes(problem, tiling, isa, tiling.results, tiling.chunk).worker
+    return Cost(flops, moved, shared * problem.itemsize + SMALL_BYTES, worker, "fft", calls)
+
+
+class _Sizes(NamedTuple):
+    """How a worker's scratch is laid out, as the kernel takes it."""
+
+    pitch: int
+    sums_pitch: int
+    in_place: bool
+    worker: int
+    """Bytes."""
+
+
+def _odd(planes: int) -> int:
+    """Spectra that are kept frequency by frequency take room for so many."""
+    return planes | 1
+
+
+def _sizes(problem: ConvProblem, tiling: _Tiling, isa: str, results: int, chunk: int) -> _Sizes:
+    lanes = machine.kernels(isa).fft.BYTES // problem.itemsize
+    (n0, *_), (n1, *_) = tiling.cuts
+    planes = [chunk * tiling.terms.sources, chunk * results]
+    # A line more, so that blocks of rows don't fall into the same sets of the cache
+    pitch, sums_pitch = (count * n1 * 2 * lanes + 64 // problem.itemsize for count in planes)
+    weight_grad = problem.direction == "weight_grad"
+    in_place = sum(planes) == 2 and not weight_grad
+    elements = n0 // lanes * (pitch if in_place else pitch + sums_pitch) + n0 * 2 * lanes
+    elements += 0 if in_place else sum(map(_odd, planes)) * n1 * 2 * lanes
+    if weight_grad:
+        elements += _odd(results * tiling.terms.sources) * 2 * tiling.points
+    return _Sizes(pitch, sums_pitch, in_place, up(elements * problem.itemsize, 64))
 
 
 # --- tiles and where they lie ----------------------------------------------------------------------
 
 
-class _Run(NamedTuple):
-    """Consecutive places ``at`` of a tile that are places ``of`` of an axis: evenly spaced ones, or one repeated."""
+class _Places(NamedTuple):
+    """Which pixel of an axis is at each place of a tile; -1: the constant, -2: zero, or not kept."""
 
-    at: slice
-    of: slice | None
-    """None: beyond the edge."""
-    repeated: bool
-
-
-def _runs(index: np.ndarray) -> tuple[_Run, ...]:
-    """An index vector (-1: beyond the edge) as few slices."""
-    places, runs, first = index.tolist(), [], 0
-    while first < len(places):
-        start = places[first]
-        ahead = places[first + 1] if first + 1 < len(places) else -1
-        step = ahead - start if min(start, ahead) >= 0 else int(start >= 0)
-        end = first + 1
-        while end < len(places) and places[end] == places[end - 1] + step and (places[end] < 0) == (start < 0):
-            end += 1
-        of = None
-        if start >= 0:
-            stop = places[end - 1] + (step or 1)
-            of = slice(start, stop if stop >= 0 else None, step or 1)
-        runs.append(_Run(slice(first, end), of, step == 0))
-        first = end
-    return tuple(runs)
+    pixels: np.ndarray
+    """(strips, phases, places)"""
+    runs: np.ndarray
+    """(strips, phases, 2): the longest run of places that count up by one, first and end."""
 
 
-Runs = tuple[_Run, ...]
+def _places(pixels: np.ndarray) -> _Places:
+    places = np.arange(pixels.shape[-1])
+    starts = np.ones(pixels.shape, bool)
+    starts[..., 1:] = (np.diff(pixels) != 1) | (pixels[..., :-1] < 0)
+    first = np.maximum.accumulate(np.where(starts, places, 0), axis=-1)  # of the run that each place is in
+    last = (places - first).argmax(axis=-1)[..., None]
+    return _Places(pixels, np.concatenate([np.take_along_axis(first, last, -1), last + 1], axis=-1))
 
 
 class _Strip(NamedTuple):
-    """A tile along one axis: what it reads and what it gives, for each tap phase where that differs."""
+    """A half tile along one axis: results ``first`` to ``end`` of window phase ``e``; none where it has no partner."""
 
-    reads: tuple[Runs, ...]
-    writes: tuple[Runs, ...]
+    e: int
+    first: int
+    end: int
 
 
-def _strips(problem: ConvProblem, axis: _Axis, extent: int, padded: np.ndarray) -> list[_Strip]:
-    """All tiles along an axis; ``padded`` is its boundary index.
+class _Lane(NamedTuple):
+    """One axis of a tiling: what the kernel needs to know of it."""
 
-    Forward and weight gradient: reads of x for each tap phase, writes of y (or reads of dy). Input gradient: reads of
-    dy from J - 1 before the first result, zeros beyond its ends; writes of dx for each tap phase.
-    """
-    strips, phases = [], range(axis.tap_phases)
+    sources: _Places
+    results: _Places
+    taps: _Places
+
+
+def _lane(problem: ConvProblem, axis: _Axis, cut: _Cut, halves: int, padded: np.ndarray) -> _Lane:
+    """``padded``: the axis' boundary index; of an input gradient, which place of the result a padded one is."""
+    strips = []
     for e in range(axis.window_phases):
-        windows, results = axis.window_count(e), axis.results(problem.direction, e)
-        for first in range(0, results, extent):
-            end = min(first + extent, results)
-            if problem.direction == "input_grad":
-                m = np.arange(first - axis.taps + 1, end)
-                reads = [np.where((m >= 0) & (m < windows), e + axis.window_step * m, -1)]
-                ends = [min(end, windows + axis.tap_count(t) - 1) for t in phases]
-                writes = [padded[axis.rows(e, t, first, max(ends[t] - first, 0))] for t in phases]
-            else:
-                reads = [padded[axis.rows(e, t, first, end - first + axis.tap_count(t) - 1)] for t in phases]
-                writes = [e + axis.window_step * np.arange(first, end)]
-            strips.append(_Strip(tuple(map(_runs, reads)), tuple(map(_runs, writes))))
-    return strips
-
-
-def _gather(tile: np.ndarray, array: np.ndarray, rows: Runs, columns: Runs, beyond: float) -> None:
-    """tile[..., i, j] = array[..., rows of i, columns of j]; zero where no run reaches."""
-    tile.fill(0)
-    for h, w in itertools.product(rows, columns):
-        tile[..., h.at, w.at] = beyond if h.of is None or w.of is None else array[..., h.of, w.of]
-
-
-def _scatter(array: np.ndarray, tile: np.ndarray, rows: Runs, columns: Runs) -> None:
-    """The adjoint of gathering: array[..., rows of i, columns of j] += tile[..., i, j]."""
-    for h, w in itertools.product(rows, columns):
-        if h.of is not None and w.of is not None:
-            part = tile[..., h.at, w.at]
-            if h.repeated:
-                part = part.sum(axis=-2, keepdims=True)
-            if w.repeated:
-                part = part.sum(axis=-1, keepdims=True)
-            array[..., h.of, w.of] += part
-
-
-# --- transforms ------------------------------------------------------------------------------------
-
-
-def _transform(tile: np.ndarray) -> np.ndarray:
-    """Spectra of the last two axes; the columns of the spectrum are half of the tile's, its rows all."""
-    from scipy import fft
-
-    return fft.fft(fft.rfft(tile, workers=1), axis=-2, overwrite_x=True, workers=1)
-
-
-def _back(spectra: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """The first rows of the inverse transforms, ``columns`` wide. Destroys the spectra."""
-    from scipy import fft
-
-    return fft.irfft(fft.ifft(spectra, axis=-2, overwrite_x=True, workers=1)[..., :rows, :], n=columns, workers=1)
-
-
-def _each(task: Callable[[int, np.ndarray], None], count: int, workers: int, nbytes: int) -> None:
-    """Do the tasks 0 to count - 1 by so many threads, each with so many bytes of scratch."""
-
-    def some(first: int) -> None:
-        # NaN, infinities and overflow are results like others
-        with np.errstate(all="ignore"), scratch(nbytes) as memory:
-            for i in range(first, count, workers):
-                task(i, memory)
-
-    workers = max(min(workers, count), 1)
-    if workers == 1:
-        some(0)
-        return
-    from concurrent.futures import ThreadPoolExecutor  # not at the top: it would make every import slower
-
-    with ThreadPoolExecutor(workers) as pool:
-        for done in [pool.submit(some, first) for first in range(workers)]:
-            done.result()
-
-
-def _arrays(memory: np.ndarray, *wanted: tuple[tuple[int, ...], np.dtype]) -> Iterator[np.ndarray]:
-    """Arrays of these shapes and dtypes, one after the other in scratch memory, contents arbitrary."""
-    start = 0
-    for shape, dtype in wanted:
-        nbytes = math.prod(shape) * dtype.itemsize
-        yield memory[start : start + nbytes].view(dtype).reshape(shape)
-        start += up(nbytes, ALIGNED)
-
-
-# --- the operations --------------------------------------------------------------------------------
+        results = axis.results(problem.direction, e)
+        for first in range(results.start, results.start + up(len(results), cut.extent * halves), cut.extent):
+            strips.append(_Strip(e, min(first, results.stop), min(first + cut.extent, results.stop)))
+    taps = range(axis.tap_phases)
+    forward = problem.direction != "input_grad"
+    kept = cut.length if problem.direction == "weight_grad" else cut.extent
+    sources = np.full((len(strips), len(taps) if forward else 1, cut.length), -2)
+    writes = np.full((len(strips), 1 if forward else len(taps), kept), -2)
+    for strip, source, result in zip(strips, sources, writes, strict=True):
+        e, first, end = strip
+        count = end - first
+        if count == 0:
+            continue
+        if forward:
+            result[0, :count] = e + axis.window_step * np.arange(first, end)
+            for t in taps:
+                read = padded[axis.rows(e, t, first, count + axis.tap_count(t) - 1)]
+                source[t, : len(read)] = read
+        else:  # from J - 1 before the first result on
+            windows = axis.window_count(e)
+            m = np.arange(first - axis.taps + 1, end)
+            source[0, : len(m)] = np.where((m >= 0) & (m < windows), e + axis.window_step * m, -2)
+            for t in taps:
+                reached = max(min(end, windows + axis.tap_count(t) - 1) - first, 0)
+                result[t, :reached] = padded[axis.rows(e, t, first, reached)]
+    held = np.full((1, len(taps), up(axis.taps, GRAIN)), -2)
+    for t in taps:
+        tap = t + axis.tap_step * np.arange(axis.tap_count(t))
+        if forward:
+            held[0, t, : len(tap)] = tap
+        else:  # turned, and to the right of the longest phase's, where all phases read the same tile
+            held[0, t, axis.taps - len(tap) : axis.taps] = tap[::-1]
+    return _Lane(_places(sources), _places(writes), _places(held))
 
 
 @dataclass(frozen=True)
 class _Tables:
     tiling: _Tiling
-    axes: tuple[_Axis, _Axis]
-    strips: tuple[list[_Strip], list[_Strip]]
-    """Of both axes; the tiles are all pairs."""
-    taps: list[tuple[slice, slice]]
-    """Of each tap phase."""
+    lanes: tuple[_Lane, _Lane]
+    axes: tuple[tuple, tuple]
+    """As the kernel takes them."""
+    kernel: Any
+    prefix: str
+    isa: str
 
 
 def prepare(problem: ConvProblem, isa: str) -> _Tables:
     tiling, axes = _tiling(problem), _axes(problem)
-    padded = problem.rows(), problem.columns()
-    rows, columns = (_strips(problem, *of_axis) for of_axis in zip(axes, tiling.extents, padded, strict=True))
-    row_taps, column_taps = ([slice(t, None, axis.tap_step) for t in range(axis.tap_phases)] for axis in axes)
-    return _Tables(tiling, axes, (rows, columns), list(itertools.product(row_taps, column_taps)))
+    padded = [problem.rows(), problem.columns()]
+    if _folds(problem):
+        padded = [np.arange(len(index)) for index in padded]  # the gradient of the padded image
+    rows, columns = (_lane(problem, *of_axis) for of_axis in zip(axes, tiling.cuts, tiling.halves, padded, strict=True))
+    for_kernel = [
+        (cut.length, *_passes(cut.length, problem.compute_dtype), *map(tuple, lane))
+        for cut, lane in zip(tiling.cuts, (rows, columns), strict=True)
+    ]
+    kernel, prefix = machine.kernels(isa).fft, PREFIX[problem.compute_dtype]
+    return _Tables(tiling, (rows, columns), (for_kernel[0], for_kernel[1]), kernel, prefix, isa)
 
 
-def _tile(tables: _Tables, i: int) -> tuple[int, _Strip, _Strip]:
-    """Sample, rows and columns of tile i of the batch, sample by sample."""
-    rows, columns = tables.strips
-    rest, column = divmod(i, len(columns))
-    n, row = divmod(rest, len(rows))
-    return n, rows[row], columns[column]
+@lru_cache(maxsize=64)
+def _passes(length: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Radices of the passes of a transform, first to last, and the bytes of their twiddle factors, to the last bit:
+    exp(-2*pi*i*j*q/n) for j = 1..n/r-1, q = 1..r-1, n the length of the pass' blocks and r its radix."""
+    even = length & -length
+    eights, rest = divmod(even.bit_length() - 1, 3)
+    radices = [length // even] * (length > even) + [[8] * eights, [8] * (eights - 1) + [4, 4], [8] * eights + [4]][rest]
+    factors, pi = [np.empty(0, dtype)], np.arccos(np.longdouble(-1))
+    for radix in radices:
+        turns = np.outer(np.arange(1, length // radix), np.arange(1, radix)) % length
+        angles = -2 * pi * turns.astype(np.longdouble) / length
+        factors.append(np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(dtype).ravel())
+        length //= radix
+    return np.array(radices), np.concatenate(factors).view(np.uint8)
 
 
 def tile_extents(problem: ConvProblem) -> tuple[int, int]:
-    return (problem.H, problem.W) if _folds(problem) else _tiling(problem).extents
+    if _folds(problem):
+        return problem.H, problem.W
+    tiling = _tiling(problem)
+    rows, columns = (
+        min(cut.extent * halves, max(len(axis.results(problem.direction, e)) for e in range(axis.window_phases)))
+        for cut, halves, axis in zip(tiling.cuts, tiling.halves, _axes(problem), strict=True)
+    )
+    return rows, columns
 
 
 def tiles(plan: Any) -> tuple[list[slice], list[slice]]:
     if _folds(plan.problem):
         return [slice(0, plan.problem.H, 1)], [slice(0, plan.problem.W, 1)]
     rows, columns = (
-        [run.of for strip in strips for runs in strip.writes for run in runs if run.of is not None]
-        for strips in plan.tables.strips
+        [
+            _slice(kept)
+            for index in zip(*(lane.results.pixels[i::halves] for i in range(halves)), strict=True)
+            for of_phase in np.concatenate(index, axis=-1)
+            if (kept := of_phase[of_phase >= 0]).size
+        ]
+        for lane, halves in zip(plan.tables.lanes, plan.tables.tiling.halves, strict=True)
     )
     return rows, columns
+
+
+def _slice(index: np.ndarray) -> slice:
+    """The slice of evenly spaced places."""
+    first, step = int(index[0]), int(index[1] - index[0]) if len(index) > 1 else 1
+    return slice(first, int(index[-1]) + step, step)
 
 
 def _folds(problem: ConvProblem) -> bool:
@@ -469,14 +506,39 @@ def _folds(problem: ConvProblem) -> bool:
     return problem.direction == "input_grad" and problem.boundary != "constant"
 
 
+# --- running ---------------------------------------------------------------------------------------
+
+
 def pack(plan: Any, w: np.ndarray) -> np.ndarray:
-    """All filters' spectra: (groups, results of each phase, sources of each phase, rows, columns)."""
-    tiling, g = plan.tables.tiling, plan.problem.groups
-    shape = (tiling.results * tiling.result_phases, tiling.sources * tiling.source_phases, *tiling.spectrum)
-    packed = np.empty((g, *shape), np.result_type(w.dtype, np.complex64))
-    for group, spectra in zip(_filters(plan, w), packed, strict=True):
-        _filter_spectra(plan, group, spectra, 1)
+    """All filters' spectra: (groups, blocks of filters, elements), which fft.pyx draws."""
+    tiling: _Tiling = plan.tables.tiling
+    packed = np.empty((plan.problem.groups, tiling.filter_blocks, tiling.spectra(tiling.filter_block)), w.dtype)
+    for turn in _turns(plan):
+        _filter_spectra(plan, turn, _filters(plan, w), packed[turn.groups, turn.block].reshape(-1), 1)
     return packed
+
+
+class _Turn(NamedTuple):
+    """What one call of the kernel does: a block of filters of one group, or all of several groups."""
+
+    groups: slice
+    block: int
+    filters: slice
+    """Of each group."""
+
+
+def _turns(plan: Any) -> Iterator[_Turn]:
+    tiling: _Tiling = plan.tables.tiling
+    for group in range(0, plan.problem.groups, tiling.group_block):
+        groups = slice(group, min(group + tiling.group_block, plan.problem.groups))
+        for block in range(tiling.filter_blocks):
+            first = block * tiling.filter_block
+            yield _Turn(groups, block, slice(first, min(first + tiling.filter_block, tiling.terms.filters)))
+
+
+def _channels(groups: slice, kept: slice, of_group: int) -> slice:
+    """Those ``kept`` of one group or all of several, all groups' counted through."""
+    return slice(groups.start * of_group + kept.start, (groups.stop - 1) * of_group + kept.stop)
 
 
 def _filters(plan: Any, w: np.ndarray) -> np.ndarray:
@@ -485,169 +547,87 @@ def _filters(plan: Any, w: np.ndarray) -> np.ndarray:
     return weights.swapaxes(1, 2) if plan.problem.direction == "input_grad" else weights
 
 
-def _filter_spectra(plan: Any, filters: np.ndarray, spectra: np.ndarray, workers: int) -> None:
-    """Conjugate spectra of filters (results, sources, R, S): multiplying by them correlates."""
-    from scipy import fft
-
+def _task(plan: Any, turn: _Turn, samples: int, workers: int) -> tuple[tuple[int, ...], int]:
+    """Sizes of a turn as the kernel takes them, and bytes of each worker."""
     tables: _Tables = plan.tables
-    tiling, turned = tables.tiling, plan.problem.direction == "input_grad"
-    rows, columns = (axis.taps for axis in tables.axes)
-    blocks = -(-tiling.sources // tiling.source_block)
-    spectra = spectra.reshape(
-        len(filters), tiling.result_phases, tiling.sources, tiling.source_phases, *spectra.shape[2:]
-    )
-
-    def one(i: int, memory: np.ndarray) -> None:
-        k, first = divmod(i, blocks)
-        block = slice(first * tiling.source_block, (first + 1) * tiling.source_block)
-        for t, taps in enumerate(tables.taps):
-            part = filters[k, block, taps[0], taps[1]]
-            (stage,) = _arrays(memory, ((len(part), rows, tiling.lengths[1]), part.dtype))
-            stage.fill(0)
-            if turned:  # to the right of the longest phase's taps, where all phases read the same tile
-                stage[:, rows - part.shape[1] :, columns - part.shape[2] : columns] = part[..., ::-1, ::-1]
-            else:
-                stage[:, : part.shape[1], : part.shape[2]] = part
-            target = spectra[k, t, block, 0] if turned else spectra[k, 0, block, t]
-            target[:, :rows] = fft.rfft(stage, workers=1)
-            target[:, rows:] = 0
-            np.conjugate(fft.fft(target, axis=-2, overwrite_x=True, workers=1), out=target)
-
-    _each(one, len(filters) * blocks, workers, tiling.room)
+    tiling = tables.tiling
+    units = samples * tiling.tiles
+    chunks = up(-(-units // tiling.chunk), workers)  # so that all have the same to do
+    chunk = -(-units // chunks)
+    results = (turn.filters.stop - turn.filters.start) * tiling.terms.results // tiling.terms.filters
+    pitch, sums_pitch, in_place, worker = _sizes(plan.problem, tiling, tables.isa, results, chunk)
+    counts = turn.groups.stop - turn.groups.start, tiling.terms.sources, results, chunk
+    return (*counts, *tiling.halves, *(cut.units for cut in tiling.cuts), pitch, sums_pitch, in_place), worker
 
 
-def _correlate(
-    plan: Any, source: np.ndarray, spectra: np.ndarray, rows: _Strip, columns: _Strip, memory: np.ndarray
-) -> np.ndarray:
-    """One tile of one sample: each result the sum over sources and their tap phases."""
-    problem, tiling = plan.problem, plan.tables.tiling
-    beyond = problem.compute_cval if problem.direction == "forward" else 0.0
-    shape = (len(spectra), *tiling.spectrum)
-    tiles, sums, products = _arrays(
-        memory,
-        ((tiling.source_block, *tiling.lengths), source.dtype),
-        (shape, spectra.dtype),
-        (shape, spectra.dtype),
-    )
-    for first in range(0, tiling.sources, tiling.source_block):
-        block = source[first : first + tiling.source_block]
-        tile = tiles[: len(block)]
-        for t, (h, w) in enumerate(itertools.product(rows.reads, columns.reads)):
-            _gather(tile, block, h, w, beyond)
-            for i, spectrum in enumerate(_transform(tile), first):
-                filters = spectra[:, i * tiling.source_phases + t]
-                if i == t == 0:
-                    np.multiply(spectrum, filters, out=sums)
-                else:
-                    np.multiply(spectrum, filters, out=products)
-                    np.add(sums, products, out=sums)
-    return _back(sums, tiling.extents[0], tiling.lengths[1])
+def _filter_spectra(plan: Any, turn: _Turn, filters: np.ndarray, spectra: np.ndarray, workers: int) -> None:
+    """Spectra of a turn's filters, of all filters (groups, results, sources, R, S)."""
+    tables: _Tables = plan.tables
+    sizes, worker = _task(plan, turn, 1, 1)
+    with scratch(worker * workers) as memory:
+        getattr(tables.kernel, tables.prefix + "_filters")(
+            filters[turn.groups, turn.filters], tables.axes, sizes, plan.problem.direction == "forward", spectra,
+            memory, worker, workers,
+        )  # fmt: skip
 
 
-def _convolve(plan: Any, source: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
+def _correlate(plan: Any, source: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
     """Forward, and the input gradient: the same correlation from x to y and from dy to dx."""
     problem, tables = plan.problem, plan.tables
-    tiling, phases = tables.tiling, tables.tiling.result_phases
-    out[...] = bias[:, None, None] if bias.size else 0
-    filters = None if np.iscomplexobj(b) else _filters(plan, b)
-    shape = (tiling.result_block * phases, tiling.sources * tiling.source_phases, *tiling.spectrum)
-    with scratch(0 if filters is None else tiling.shared) as memory:
-        if filters is not None:
-            (room,) = _arrays(memory, (shape, np.result_type(out.dtype, np.complex64)))
-        for g, first in itertools.product(range(problem.groups), range(0, tiling.results, tiling.result_block)):
-            last = min(first + tiling.result_block, tiling.results)
-            if filters is None:
-                spectra = b[g, first * phases : last * phases]
+    tiling: _Tiling = tables.tiling
+    terms = tiling.terms
+    beyond = problem.compute_cval if problem.direction == "forward" else 0.0
+    packed = b.ndim == 3
+    room_bytes = min(tiling.group_block, problem.groups) * tiling.spectra(tiling.filter_block) * out.itemsize
+    with scratch(0 if packed else room_bytes) as room:
+        for turn in _turns(plan):
+            if packed:
+                spectra = b[turn.groups, turn.block].reshape(-1)
             else:
-                spectra = room[: (last - first) * phases]
-                _filter_spectra(plan, filters[g, first:last], spectra, workers)
-            sources = source[:, g * tiling.sources : (g + 1) * tiling.sources]
-            results = out[:, g * tiling.results + first : g * tiling.results + last]
-            _add_correlations(plan, sources, spectra, results, workers)
+                spectra = room[:room_bytes].view(out.dtype)
+                _filter_spectra(plan, turn, _filters(plan, b), spectra, workers)
+            sources = source[:, _channels(turn.groups, slice(0, terms.channels), terms.channels)]
+            kept = _channels(turn.groups, turn.filters, terms.filters)
+            sizes, worker = _task(plan, turn, len(source), workers)
+            with scratch(worker * workers) as memory:
+                getattr(tables.kernel, tables.prefix + "_correlate")(
+                    sources, spectra, bias[kept], out[:, kept], beyond, tables.axes, sizes, memory, worker, workers
+                )
 
 
-def _add_correlations(plan: Any, sources: np.ndarray, spectra: np.ndarray, results: np.ndarray, workers: int) -> None:
-    """Add to the results of a block of filters the correlations of all samples and tiles."""
-    problem, tables = plan.problem, plan.tables
-    tiles = tables.tiling.tiles
-
-    def tile(i: int, memory: np.ndarray) -> None:
-        n, rows, columns = _tile(tables, i)
-        values = _correlate(plan, sources[n], spectra, rows, columns, memory)
-        for t, (h, w) in enumerate(itertools.product(rows.writes, columns.writes)):
-            _scatter(results[n], values[t :: tables.tiling.result_phases], h, w)
-
-    def sample(n: int, memory: np.ndarray) -> None:
-        for i in range(n * tiles, (n + 1) * tiles):
-            tile(i, memory)
-
+def _input_grad(plan: Any, dy: np.ndarray, b: np.ndarray, bias: np.ndarray, dx: np.ndarray, workers: int) -> None:
+    problem = plan.problem
     if _folds(problem):
-        _each(sample, problem.N, workers, tables.tiling.room)  # its tiles meet in pixels of the border
-    else:
-        _each(tile, problem.N * tiles, workers, tables.tiling.room)
+        padded = np.zeros((1, *problem.padded_shape[1:]), dx.dtype)
+        for n in range(problem.N):
+            _correlate(plan, dy[n : n + 1], b, bias, padded, workers)
+            phases.fold(padded, problem, dx[n : n + 1])
+        return
+    dx[...] = bias[:, None, None] if bias.size else 0  # pixels that no window reaches
+    _correlate(plan, dy, b, bias, dx, workers)
 
 
 def _weight_grad(plan: Any, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, workers: int) -> None:
-    problem, tiling = plan.problem, plan.tables.tiling
-    channels, filters, block = tiling.sources, tiling.results, tiling.result_block
-    memory = np.empty((_pieces(problem, tiling), block, *dw.shape[1:]), dw.dtype)
-    for g, first in itertools.product(range(problem.groups), range(0, filters, block)):
-        last = min(first + block, filters)
-        sources = x[:, g * channels : (g + 1) * channels]
-        gradients = dy[:, g * filters + first : g * filters + last]
-        parts = memory[:, : last - first]
-        _weight_grad_parts(plan, sources, gradients, parts, workers)
-        total = parts[0]
-        for part in parts[1:]:  # in a fixed order
-            total += part
-        dw[g * filters + first : g * filters + last] = total
+    problem, tables = plan.problem, plan.tables
+    tiling: _Tiling = tables.tiling
+    terms, pieces = tiling.terms, _pieces(problem, tiling)
+    room = np.empty((pieces * min(tiling.group_block, problem.groups) * tiling.filter_block, *dw.shape[1:]), dw.dtype)
+    for turn in _turns(plan):
+        kept = _channels(turn.groups, turn.filters, terms.filters)
+        parts = room[: pieces * (kept.stop - kept.start)].reshape(pieces, -1, *dw.shape[1:])
+        sizes, worker = _task(plan, turn, len(x), pieces)
+        with scratch(worker * workers) as memory:
+            getattr(tables.kernel, tables.prefix + "_weight_grad")(
+                x[:, _channels(turn.groups, slice(0, terms.channels), terms.channels)], dy[:, kept], parts,
+                problem.compute_cval, tables.axes, sizes, memory, worker, workers,
+            )  # fmt: skip
+        add_up(parts, dw[kept])
 
 
-def _weight_grad_parts(plan: Any, x: np.ndarray, dy: np.ndarray, parts: np.ndarray, workers: int) -> None:
-    """Each part the gradient of a block of filters by an equal share of all samples' tiles."""
-    tables: _Tables = plan.tables
-    tiling, pieces = tables.tiling, len(parts)
-    tiles = len(x) * tiling.tiles
-
-    def piece(i: int, memory: np.ndarray) -> None:
-        products = tiling.sources * tiling.source_phases
-        sums = np.zeros((dy.shape[1], products, *tiling.spectrum), np.result_type(dy.dtype, np.complex64))
-        for j in range(tiles * i // pieces, tiles * (i + 1) // pieces):
-            n, rows, columns = _tile(tables, j)
-            _add_tile(plan, x[n], dy[n], sums, rows, columns, memory)
-        for k, spectra in enumerate(sums):
-            values = _back(spectra, tables.axes[0].taps, tiling.lengths[1])
-            for t, (h, w) in enumerate(tables.taps):
-                target = parts[i, k, :, h, w]
-                target[...] = values[t :: tiling.source_phases, : target.shape[1], : target.shape[2]]
-
-    _each(piece, pieces, workers, tiling.room)
-
-
-def _add_tile(
-    plan: Any, x: np.ndarray, dy: np.ndarray, sums: np.ndarray, rows: _Strip, columns: _Strip, memory: np.ndarray
-) -> None:
-    """Add the products of one tile's spectra to the sums over tiles."""
-    problem, tiling = plan.problem, plan.tables.tiling
-    largest = max(tiling.source_block, tiling.result_block)
-    tiles, products = _arrays(memory, ((largest, *tiling.lengths), dy.dtype), ((len(dy), *tiling.spectrum), sums.dtype))
-    tile = tiles[: len(dy)]
-    _gather(tile, dy, rows.writes[0], columns.writes[0], 0)
-    other = _transform(tile)
-    np.conjugate(other, out=other)
-    for first in range(0, tiling.sources, tiling.source_block):
-        block = x[first : first + tiling.source_block]
-        tile = tiles[: len(block)]
-        for t, (h, w) in enumerate(itertools.product(rows.reads, columns.reads)):
-            _gather(tile, block, h, w, problem.compute_cval)
-            for i, spectrum in enumerate(_transform(tile), first):
-                np.multiply(spectrum, other, out=products)
-                sums[:, i * tiling.source_phases + t] += products
-
-
-@np.errstate(all="ignore")
 def run(plan: Any, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
     if plan.problem.direction == "weight_grad":
         _weight_grad(plan, a, b, out, workers)
+    elif plan.problem.direction == "input_grad":
+        _input_grad(plan, a, b, bias, out, workers)
     else:
-        _convolve(plan, a, b, bias, out, workers)
+        _correlate(plan, a, b, bias, out, workers)
