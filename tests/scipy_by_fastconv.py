@@ -37,14 +37,15 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if config.getoption("--every-size"):
+        common = importlib.import_module("fastconv.compat.common")
+        common.LEAST_WORK = common.LEAST_PIXELS = 0
     for package in ("signal", "ndimage"):
         theirs = importlib.import_module(f"scipy.{package}")
         ours = importlib.import_module(f"fastconv.compat.{package}")
         originals = {name: getattr(theirs, name) for name in ours.__all__}
         kept = vars(theirs) | {name: _handed_on(function) for name, function in originals.items()}
         ours.scipy = SimpleNamespace(**{package: SimpleNamespace(**kept)})
-        if config.getoption("--every-size"):
-            ours.LEAST_WORK = 0
         for name, original in originals.items():
             function = _counted(getattr(ours, name), name)
             _know(original, function)

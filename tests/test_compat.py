@@ -8,6 +8,7 @@ import pytest
 import scipy.ndimage
 import scipy.signal
 
+import fastconv.compat.common
 import fastconv.compat.ndimage
 import fastconv.compat.signal
 
@@ -19,8 +20,8 @@ DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "uint6
 
 @pytest.fixture(autouse=True)
 def every_size_is_ours(monkeypatch):
-    for module in (SIGNAL, NDIMAGE):
-        monkeypatch.setattr(module, "LEAST_WORK", 0)
+    for name in ("LEAST_WORK", "LEAST_PIXELS"):
+        monkeypatch.setattr(fastconv.compat.common, name, 0)
 
 
 @pytest.fixture

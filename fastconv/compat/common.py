@@ -12,16 +12,34 @@ import numpy as np
 
 from fastconv import conv2d
 
-__all__ = ["LEAST_WORK", "Pads", "as_number", "correlate", "correlate_whole", "plain"]
+__all__ = ["FFT_TAPS", "Pads", "as_number", "correlate", "correlate_whole", "is_small", "plain"]
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 """Pixels before and after, along rows and columns."""
 
 LEAST_WORK = 2**15
-"""Multiplications below which SciPy's shorter way to its loops is the faster one."""
+"""Multiplications below which SciPy's shorter way to its loops is the faster one..."""
+LEAST_PIXELS = 2**14
+"""...and pixels, where there are several kernels of one axis."""
 
-_FFT_TAPS = 256
+FFT_TAPS = 256
 """More taps than that may be quicker by transforms, which then have to be rounded to whole numbers."""
+
+
+def is_small(image: Any, kernel: Any = None, pace: int = 1) -> bool:
+    """Is it quicker to hand on than to look closer? A list is: turning it into an array takes most of the time.
+
+    ``pace``: how fast SciPy's loop is, beside the slowest.
+    """
+    if type(image) in (list, tuple):
+        return LEAST_PIXELS > 0
+    if not isinstance(image, np.ndarray):
+        return False
+    if kernel is None:
+        return image.size < LEAST_PIXELS
+    if type(kernel) in (list, tuple):
+        kernel = np.asarray(kernel)
+    return image.size * getattr(kernel, "size", 0) < pace * LEAST_WORK
 
 
 def plain(value: Any) -> np.ndarray | None:
@@ -72,7 +90,7 @@ def correlate_whole(
     reach = max(largest, abs(cval)) * total
     if reach <= 2**24 and image.dtype.itemsize <= 2:
         return correlate(image, kernel.astype(np.float32), pads, boundary, cval, elementwise=True)
-    if kernel.size > _FFT_TAPS and reach < 2**30:  # the transforms' errors stay far below a half
+    if kernel.size > FFT_TAPS and reach < 2**30:  # the transforms' errors stay far below a half
         y = correlate(image, kernel.astype(np.float64), pads, boundary, cval)
         return np.rint(y, out=y)
     if reach <= 2**53:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.ndimage
 
-from fastconv.compat.common import LEAST_WORK, as_number, correlate_whole, plain
+from fastconv.compat.common import as_number, correlate_whole, is_small, plain
 from fastconv.compat.common import correlate as _correlate
 
 __all__ = ["convolve", "convolve1d", "correlate", "correlate1d", "gaussian_filter", "sobel", "uniform_filter"]
@@ -161,7 +161,7 @@ def _run_whole(image: np.ndarray, step: _Filter, dtype: np.dtype) -> np.ndarray 
     if y is None or y.dtype.kind != "f":  # SciPy's doubles round such sums
         return None
     if step.divisor != 1:
-        y = y.astype(np.float64, copy=False) / step.divisor
+        y /= step.divisor  # of a sum with all its digits: no quotient is rounded up to a whole number
     with np.errstate(invalid="ignore"):
         return _as_c(y, dtype)
 
@@ -195,14 +195,14 @@ def _deliver(y: np.ndarray | None, output: _Output) -> np.ndarray | None:
 def _filter(
     input: Any, weights: Any, output: Any, mode: Any, cval: Any, origin: Any, axes: Any, turned: bool
 ) -> np.ndarray | None:
+    if is_small(input, weights, 2):
+        return None
     image, kernel, fill = _image(input), plain(weights), as_number(cval)
     boundary = _BOUNDARIES.get(mode) if isinstance(mode, str) else None
     if image is None or kernel is None or kernel.ndim != 2 or fill is None or boundary is None:
         return None
     given, origins = _output(output, image), _each(origin, 2)
     if given is None or origins is None or (axes is not None and axes != (0, 1)):
-        return None
-    if image.size * kernel.size < LEAST_WORK:
         return None
     top, left = (_before(n, o, turned) for n, o in zip(kernel.shape, origins, strict=True))
     if top is None or left is None:
@@ -317,11 +317,13 @@ def convolve(
 def _filter1d(
     input: Any, weights: Any, axis: Any, output: Any, mode: Any, cval: Any, origin: Any, turned: bool
 ) -> np.ndarray | None:
+    if is_small(input, weights, 2):
+        return None
     image, kernel, fill = _image(input), plain(weights), as_number(cval)
     boundary = _BOUNDARIES.get(mode) if isinstance(mode, str) else None
     if image is None or kernel is None or kernel.ndim != 1 or fill is None or boundary is None:
         return None
-    if image.size * kernel.size < LEAST_WORK or not isinstance(axis, int) or not -2 <= axis < 2:
+    if not isinstance(axis, int) or not -2 <= axis < 2:
         return None
     given, before = _output(output, image), _before(kernel.size, origin, turned)
     if given is None or before is None:
@@ -415,8 +417,6 @@ def _separable(image: np.ndarray, steps: list[_Filter], output: _Output) -> np.n
     if not steps:
         y = image.astype(output.dtype) if image.dtype.kind != "f" or output.dtype.kind == "f" else None
         return _deliver(y, output)
-    if image.size * sum(step.kernel.size for step in steps) < LEAST_WORK:
-        return None
     if len(steps) == 2 and output.dtype.kind == "f" and image.size >= _ONE_PASS and _mergeable(*steps):
         steps = [_merged(*steps)]
     return _deliver(_run_all(image, steps, output), output)
@@ -443,6 +443,8 @@ def _gaussian_filter(
     radius: Any,
     axes: Any,
 ) -> np.ndarray | None:
+    if is_small(input):
+        return None
     image, fill, cut = _image(input), as_number(cval), as_number(truncate)
     along = _two_axes(axes)
     if image is None or fill is None or cut is None or along is None:
@@ -520,6 +522,8 @@ def gaussian_filter(
 
 
 def _sobel(input: Any, axis: Any, output: Any, mode: Any, cval: Any) -> np.ndarray | None:
+    if is_small(input):
+        return None
     image, fill, modes = _image(input), as_number(cval), _each(mode, 2)
     if image is None or fill is None or modes is None or not isinstance(axis, int) or not -2 <= axis < 2:
         return None
@@ -573,6 +577,8 @@ def sobel(input: Any, axis: int = -1, output: Any = None, mode: Any = "reflect",
 def _uniform_filter(
     input: Any, size: Any, output: Any, mode: Any, cval: Any, origin: Any, axes: Any
 ) -> np.ndarray | None:
+    if is_small(input):
+        return None
     image, fill, along = _image(input), as_number(cval), _two_axes(axes)
     if image is None or fill is None or along is None:
         return None

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.signal
 
 from fastconv import plan_correlate2d
-from fastconv.compat.common import LEAST_WORK, Pads, as_number, correlate_whole, plain
+from fastconv.compat.common import FFT_TAPS, Pads, as_number, correlate_whole, is_small, plain
 from fastconv.compat.common import correlate as _correlate
 
 __all__ = [
@@ -28,6 +28,8 @@ _BOUNDARIES = {
     "fill": "constant", "pad": "constant", "wrap": "wrap", "circular": "wrap", "symm": "symmetric",
     "symmetric": "symmetric",
 }  # fmt: skip
+_WHOLE = 32
+"""With a kernel beyond this part of the image, transforms of the whole, as SciPy's, are faster than those of tiles."""
 _MODES = ("full", "same", "valid")
 
 
@@ -77,14 +79,14 @@ def _filter(
 def _filter2d(
     in1: Any, in2: Any, mode: Any, boundary: Any, fillvalue: Any, turned: bool
 ) -> np.ndarray | None:
+    if is_small(in1, in2):
+        return None
     name = _BOUNDARIES.get(boundary) if isinstance(boundary, str) else None
     fill = as_number(fillvalue)
     operands = _operands(in1, in2, mode)
     if name is None or fill is None or operands is None:
         return None
     image, kernel, swapped = operands
-    if image.size * kernel.size < LEAST_WORK:
-        return None
     before = (kernel.shape[0] - 1 + turned) // 2, (kernel.shape[1] - 1 + turned) // 2
     y = _filter(
         image, kernel[::-1, ::-1] if turned else kernel, _pads(mode, kernel.shape, before), name, fill,
@@ -179,6 +181,8 @@ def _filter_zeros(
         dtype = np.result_type(image.dtype, kernel.dtype)
     if mode == "full" and kernel.size > image.size:
         image, kernel, swapped = kernel, image, True
+    if dtype.kind == "f" and mode != "valid" and kernel.size > max(FFT_TAPS, image.size / _WHOLE):
+        return None
     pads = _pads(mode, kernel.shape, (kernel.shape[0] // 2, kernel.shape[1] // 2))
     y = _filter(image, kernel[::-1, ::-1] if turned else kernel, pads, "constant", 0, dtype, **options)
     return y if y is None or turned or not swapped else y[::-1, ::-1]
