@@ -64,6 +64,10 @@ FLOPS_A_TERM = 3e7
 """Under "auto" a kernel is searched for one outer product for each so many flops: the search stays a few percent."""
 
 
+MOST_TAPS = 1000
+"""Of all terms along both axes: a sum of so many products a pixel is slower than transforms, whatever its rank."""
+
+
 def kernel_factors(
     kernels: np.ndarray, pixels: int, dtypes: tuple[np.dtype, ...], method: object, dtype: Any
 ) -> Factors | None:
@@ -76,6 +80,7 @@ def kernel_factors(
     most = most_terms(*kernels.shape[1:]) if kernels.size else 0
     if method == "auto":
         most = min(most, int(2 * pixels * kernels[0].size / FLOPS_A_TERM)) if most else 0
+        most = min(most, 1 + MOST_TAPS // sum(kernels.shape[1:]))
     elif method != "separable":
         return None
     if most < 1:
