@@ -121,6 +121,8 @@ def _blocks(problem: ConvProblem, m: int, isa: str, extents: tuple[int, int], on
     pixels = points * ((run - 1) * m + points)
     patch = max(pixels, m * kernel.LONGEST_RUN * m, kernel.LOADED, 2 * taps * taps) * lanes
     chunk = min(tiles, 2 * kernel.TILES if kernel.TILES > 8 else 4 * kernel.TILES)
+    if tiles > chunk:  # an even number of chunks: equal shares for two workers
+        chunk = -(-tiles // up(-(-tiles // chunk), 2))
     block_c = channels
     if filters_outside:
         if tiles <= 2 * chunk:

@@ -168,6 +168,12 @@ class Call:
 
         ``found``: the factors of b, where somebody looked.
         """
+        if self._plain and out is None and isinstance(b, np.ndarray):
+            compute = self._compute_dtype
+            if a.dtype is compute and b.dtype is compute and a.flags.aligned and b.flags.aligned:
+                y = check.new_array(self.shape, compute)
+                self._run(a, b, self._bias(bias), y, machine.resolve_workers(workers), found)
+                return y
         if out is not None:
             check.check_out(out, self.shape, self.result, (a, b if isinstance(b, np.ndarray) else None, bias))
         call = self
@@ -225,6 +231,13 @@ class Call:
         self.plan.run(a, b, bias, out, workers)
 
     @cached_property
+    def _plain(self) -> bool:
+        """Is there nothing to convert, to turn or to fill, if the operands are of the compute dtype? The short way."""
+        problem = self.plan.problem
+        floats = problem.dtype == problem.compute_dtype == self.result.name
+        return floats and problem.layout == "NCHW" and problem.N > 0 and problem.C > 0
+
+    @cached_property
     def _compute_dtype(self) -> np.dtype:
         return np.dtype(self.plan.problem.compute_dtype)
 
@@ -255,6 +268,8 @@ class Call:
         compute = self._compute_dtype
         if bias is None:
             return _NO_BIAS[compute.name]
+        if bias.dtype is compute is self.bias_dtype and bias.flags.c_contiguous and bias.flags.aligned:
+            return bias
         if self.plan.problem.dtype == "int64":
             bias = bias.astype(np.int64)
             return np.ascontiguousarray(bias.view(np.uint64) if compute.kind == "u" else bias.astype(compute))

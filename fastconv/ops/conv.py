@@ -57,7 +57,12 @@ def _prepared(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, optio
     """The prepared call for these operands and options."""
     stride, padding, dilation, groups, _, _, _, method, max_error, elementwise, max_workspace, dtype, _ = options
     # 1 == 1.0 == True, but not every one of them is a valid option: the text tells them apart.
-    numbers = f"{stride}{padding}{dilation}{groups}{max_error}{elementwise}{max_workspace}"
+    numbers = None
+    if not (
+        type(stride) is type(dilation) is type(groups) is int and type(padding) in (int, str)
+        and max_error is max_workspace is None and elementwise is False
+    ):  # fmt: skip
+        numbers = f"{stride}{padding}{dilation}{groups}{max_error}{elementwise}{max_workspace}"
     rank = None
     if b.ndim == 4 and b.shape[1] == 1 and b.shape[0] == groups and direction != "weight_grad":  # C = K = groups
         found = kernel_factors(b[:, 0], a.size // groups, (a.dtype, b.dtype), method, dtype)
