@@ -30,7 +30,7 @@ from fastconv.problem import ConvProblem
 NAME = "separable"
 SCOPE, ELEMENTWISE = "window", False
 
-RING_BYTES = 320 << 10  # rows of t that are still needed: they stay in a level-2 cache
+RING_BYTES = 256 << 10  # rows of t that are still needed: they stay in a level-2 cache
 LINES = 64  # of a band, at the least; its first R - 1 rows are computed in the band above, too
 BAND = 16  # times as many lines as those rows
 KINDS = ("", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
@@ -110,9 +110,10 @@ def _blocks(problem: ConvProblem, kernel: Any) -> _Blocks:
     bands = -(-height // max(LINES, BAND * (problem.R - 1) // step))
     j = up(-(-height // bands), kernel.LINES)
     row = up(reach + q, lanes)
-    elements = (slots * problem.rank + kernel.LINES) * q + phases_w * row
+    pitch = q + 64 // item  # rows a cache line more than their size apart don't share cache sets
+    elements = (slots * problem.rank + kernel.LINES) * pitch + phases_w * row
     pointers = problem.rank * (problem.R + kernel.LINES - 1) * 8
-    return _Blocks(spread, step, (j, q, slots, q, phases_w, row), up(elements * item + pointers, 64))
+    return _Blocks(spread, step, (j, q, slots, pitch, phases_w, row), up(elements * item + pointers, 64))
 
 
 @dataclass(frozen=True)
