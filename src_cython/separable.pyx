@@ -30,7 +30,6 @@ lines that aren't finite are computed again by it, row by row of its taps. Each 
 from cython.parallel cimport prange, threadid
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memcpy
 
 from windows cimport first_inside, summand
 
@@ -53,6 +52,12 @@ cdef extern from "tiles.h" nogil:
                               ptrdiff_t)
     void u64_separable_column(const uint64_t**, ptrdiff_t, ptrdiff_t, const uint64_t*, uint64_t, uint64_t*, ptrdiff_t,
                               ptrdiff_t)
+    void f32_take(const char*, ptrdiff_t, int, ptrdiff_t, float*)
+    void f64_take(const char*, ptrdiff_t, int, ptrdiff_t, double*)
+    void u64_take(const char*, ptrdiff_t, int, ptrdiff_t, uint64_t*)
+    void f32_give(const float*, ptrdiff_t, char*, ptrdiff_t)
+    void f64_give(const double*, ptrdiff_t, char*, ptrdiff_t)
+    void u64_give(const uint64_t*, ptrdiff_t, char*, ptrdiff_t)
     bint f32_separable_finite(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t)
     bint f64_separable_finite(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t)
     bint u64_separable_finite(const uint64_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t)
@@ -68,6 +73,8 @@ cdef struct Task:
     Py_ssize_t left, sh, sw, dh, dw, spread, step, classes
     Py_ssize_t terms, block_j, block_q, slots, pitch, phases, row_pitch
     Py_ssize_t padded_h, padded_w
+    int kind  # of x: its number in simd/convert.h, 0 for that of the sums
+    bint integers  # y is int64, whatever the sums are
     const int64_t* rows
     const int64_t* columns
     const int64_t* taps
@@ -111,34 +118,61 @@ cdef inline bint finite(const summand* y, Py_ssize_t ld, Py_ssize_t lines, Py_ss
         return u64_separable_finite(y, ld, lines, length)
 
 
+cdef inline void take(const char* x, Py_ssize_t step, int kind, Py_ssize_t n, summand* out) noexcept nogil:
+    if summand is float:
+        f32_take(x, step, kind, n, out)
+    elif summand is double:
+        f64_take(x, step, kind, n, out)
+    else:
+        u64_take(x, step, kind, n, out)
+
+
+cdef inline void give(const summand* x, Py_ssize_t n, char* out, Py_ssize_t step) noexcept nogil:
+    if summand is float:
+        f32_give(x, n, out, step)
+    elif summand is double:
+        f64_give(x, n, out, step)
+    else:
+        u64_give(x, n, out, step)
+
+
+cdef inline void load_places(const char* image, Py_ssize_t step, const Task* t, summand cval, Py_ssize_t v0,
+                             Py_ssize_t begin, Py_ssize_t end, summand* row) noexcept nogil:
+    """row[k] = the padded row at v0 + k*sw, place by place. image == NULL: the constant."""
+    cdef Py_ssize_t k, w
+    for k in range(begin, end):
+        w = t.columns[v0 + k * t.sw]
+        if image == NULL or w < 0:
+            row[k] = cval
+        else:
+            take(image + w * step, step, t.kind, 1, row + k)
+
+
 cdef void load_row(const char* x, const Py_ssize_t* xs, const Task* t, summand cval, Py_ssize_t u, Py_ssize_t q0,
                    Py_ssize_t columns, summand* row) noexcept nogil:
-    """Padded row u under the outputs from q0 on, in the order of the picture above. Strides in bytes."""
-    cdef Py_ssize_t b, k, w, v0, last, offset, inside, outside, width = columns + (t.S - 1) * t.dw // t.sw
-    cdef Py_ssize_t h = t.rows[u], step = xs[3] // <Py_ssize_t>sizeof(summand)
-    cdef const summand* image = <const summand*>(x + h * xs[2]) if h >= 0 else NULL
+    """Padded row u under the outputs from q0 on, in the order of the picture above."""
+    cdef Py_ssize_t b, v0, last, offset, inside, outside, width = columns + (t.S - 1) * t.dw // t.sw
+    cdef const char* image = x + t.rows[u] * xs[2] if t.rows[u] >= 0 else NULL
     for b in range(t.phases):
         v0 = q0 * t.sw + b * t.dw % t.sw
         last = min(width, (t.padded_w - v0 + t.sw - 1) // t.sw)
-        if image == NULL:
-            for k in range(last):
-                row[k] = cval
-        else:
-            offset = v0 - t.left
-            inside = first_inside(offset, t.sw, 0, last)
-            outside = first_inside(offset - t.W, t.sw, inside, last)
-            for k in range(inside):
-                w = t.columns[v0 + k * t.sw]
-                row[k] = image[w * step] if w >= 0 else cval
-            if step == 1 and t.sw == 1:
-                memcpy(row + inside, image + inside + offset, (outside - inside) * sizeof(summand))
-            else:
-                for k in range(inside, outside):
-                    row[k] = image[(k * t.sw + offset) * step]
-            for k in range(outside, last):
-                w = t.columns[v0 + k * t.sw]
-                row[k] = image[w * step] if w >= 0 else cval
+        offset = v0 - t.left
+        inside = first_inside(offset, t.sw, 0, last) if image != NULL else last
+        outside = first_inside(offset - t.W, t.sw, inside, last)
+        load_places(image, xs[3], t, cval, v0, 0, inside, row)
+        if inside < outside:
+            take(image + (inside * t.sw + offset) * xs[3], t.sw * xs[3], t.kind, outside - inside, row + inside)
+        load_places(image, xs[3], t, cval, v0, outside, last, row)
         row += t.row_pitch
+
+
+cdef inline void store(const summand* line, const Task* t, Py_ssize_t n, char* y, Py_ssize_t step) noexcept nogil:
+    cdef Py_ssize_t k
+    if t.integers:
+        give(line, n, y, step)
+    else:
+        for k in range(n):
+            (<summand*>(y + k * step))[0] = line[k]
 
 
 cdef void unit(Py_ssize_t number, const Task* t, const char* x, const Py_ssize_t* xs, summand cval,
@@ -154,11 +188,12 @@ cdef void unit(Py_ssize_t number, const Task* t, const char* x, const Py_ssize_t
     cdef Py_ssize_t width = min(t.block_q, t.Q - q0), item = sizeof(summand)
     cdef summand* ring = <summand*>scratch
     cdef summand* row = ring + t.slots * t.terms * t.pitch
-    cdef summand* bounce = row + t.phases * t.row_pitch  # lines of y, where it can't be written as it lies
+    cdef summand* bounce = row + t.phases * t.row_pitch  # lines of y, where it isn't written as it is summed
     cdef const summand** sources = <const summand**>(bounce + SEPARABLE_LINES * t.pitch)
     cdef Py_ssize_t pixel = t.sw * xs[3]
     cdef const char* ahead = x  # the row that is read next
     cdef Py_ssize_t j = j0, i, next_row = 0, h, m, r, lines, ld, b, k
+    cdef bint again, bounced = t.integers or ys[3] != item
     cdef summand start = bias[c] if bias != NULL else 0
     cdef summand* out
     cdef char* to
@@ -181,23 +216,19 @@ cdef void unit(Py_ssize_t number, const Task* t, const char* x, const Py_ssize_t
             for r in range(t.R + lines - 1):
                 sources[m * (t.R + lines - 1) + r] = ring + ((j * t.step + r) % t.slots * t.terms + m) * t.pitch
         to = y + j * t.spread * ys[2]
-        out, ld = <summand*>to, t.spread * ys[2] // item
-        if ys[3] != item:
-            out, ld = bounce, t.pitch
+        out, ld = bounce, t.pitch
+        if not bounced:
+            out, ld = <summand*>to, t.spread * ys[2] // item
         column_tile(sources, t, columns, start, out, ld, lines, width)
-        if w != NULL and not finite(out, ld, lines, width):
-            for b in range(lines):
+        again = w != NULL and not finite(out, ld, lines, width)
+        for b in range(lines if again or bounced else 0):
+            if again:
                 for k in range(width):
-                    bounce[k] = start
+                    bounce[b * t.pitch + k] = start
                 for r in range(t.R):
                     load_row(x, xs, t, cval, a * t.sh + ((j + b) * t.step + r) * t.dh, q0, width, row)
-                    row_tile(row, t, w + r * t.S, bounce, width, True, ahead, 0)
-                for k in range(width):
-                    (<summand*>(to + b * t.spread * ys[2] + k * ys[3]))[0] = bounce[k]
-        elif ys[3] != item:
-            for b in range(lines):
-                for k in range(width):
-                    (<summand*>(to + b * t.spread * ys[2] + k * ys[3]))[0] = bounce[b * t.pitch + k]
+                    row_tile(row, t, w + r * t.S, bounce + b * t.pitch, width, True, x, 0)
+            store(bounce + b * t.pitch, t, width, to + b * t.spread * ys[2], ys[3])
         j += lines
 
 
@@ -216,48 +247,53 @@ cdef void forward(Task t, Py_ssize_t N, const char* x, const Py_ssize_t* xs, sum
 
 
 cdef Task make_task(tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
-                    const int64_t[::1] taps) except *:
+                    const int64_t[::1] taps, int kind, bint integers) except *:
     cdef Task t
     t.C, t.W, t.R, t.S, t.P, t.Q, t.left, t.sh, t.sw, t.dh, t.dw, t.spread, t.step, t.terms = geometry
     t.block_j, t.block_q, t.slots, t.pitch, t.phases, t.row_pitch = blocks
     t.classes = min(t.spread, t.P)
+    t.kind, t.integers = kind, integers
     t.rows, t.columns, t.taps, t.padded_h, t.padded_w = (
         &rows[0], &columns[0], &taps[0], rows.shape[0], columns.shape[0])
     return t
 
-# One entry for each dtype. x, y: (N, C, height, width) of any strides; by_columns (C, terms, R), by_rows (C, terms, S);
+# One entry for each dtype of the sums. x: (N, C, height, width, bytes of a number of `kind`, see simd/convert.h), any
+# strides; y: likewise, of the sums' dtype or, `integers`, of int64. by_columns (C, terms, R), by_rows (C, terms, S);
 # w (C, R, S), empty where lines that aren't finite are right; bias: empty for none; geometry, blocks and the index
 # vectors as fastconv/algorithms/separable.py makes them.
 
 
-def f32_forward(const float[:, :, :, :] x, const float[:, :, ::1] by_columns, const float[:, :, ::1] by_rows,
-                const float[:, :, ::1] w, const float[::1] bias, float[:, :, :, :] y, float cval, tuple geometry,
-                tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns, const int64_t[::1] taps,
-                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(geometry, blocks, rows, columns, taps)
+def f32_forward(const uint8_t[:, :, :, :, :] x, int kind, const float[:, :, ::1] by_columns,
+                const float[:, :, ::1] by_rows, const float[:, :, ::1] w, const float[::1] bias,
+                uint8_t[:, :, :, :, :] y, bint integers, float cval, tuple geometry, tuple blocks,
+                const int64_t[::1] rows, const int64_t[::1] columns, const int64_t[::1] taps, uint8_t[::1] scratch,
+                Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(geometry, blocks, rows, columns, taps, kind, integers)
     with nogil:
-        forward[float](t, x.shape[0], <const char*>&x[0, 0, 0, 0], x.strides, cval, &by_columns[0, 0, 0],
+        forward[float](t, x.shape[0], <const char*>&x[0, 0, 0, 0, 0], x.strides, cval, &by_columns[0, 0, 0],
                        &by_rows[0, 0, 0], &w[0, 0, 0] if w.shape[0] else NULL, &bias[0] if bias.shape[0] else NULL,
-                       <char*>&y[0, 0, 0, 0], y.strides, <char*>&scratch[0], worker_bytes, workers)
+                       <char*>&y[0, 0, 0, 0, 0], y.strides, <char*>&scratch[0], worker_bytes, workers)
 
 
-def f64_forward(const double[:, :, :, :] x, const double[:, :, ::1] by_columns, const double[:, :, ::1] by_rows,
-                const double[:, :, ::1] w, const double[::1] bias, double[:, :, :, :] y, double cval, tuple geometry,
-                tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns, const int64_t[::1] taps,
-                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(geometry, blocks, rows, columns, taps)
+def f64_forward(const uint8_t[:, :, :, :, :] x, int kind, const double[:, :, ::1] by_columns,
+                const double[:, :, ::1] by_rows, const double[:, :, ::1] w, const double[::1] bias,
+                uint8_t[:, :, :, :, :] y, bint integers, double cval, tuple geometry, tuple blocks,
+                const int64_t[::1] rows, const int64_t[::1] columns, const int64_t[::1] taps, uint8_t[::1] scratch,
+                Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(geometry, blocks, rows, columns, taps, kind, integers)
     with nogil:
-        forward[double](t, x.shape[0], <const char*>&x[0, 0, 0, 0], x.strides, cval, &by_columns[0, 0, 0],
+        forward[double](t, x.shape[0], <const char*>&x[0, 0, 0, 0, 0], x.strides, cval, &by_columns[0, 0, 0],
                         &by_rows[0, 0, 0], &w[0, 0, 0] if w.shape[0] else NULL, &bias[0] if bias.shape[0] else NULL,
-                        <char*>&y[0, 0, 0, 0], y.strides, <char*>&scratch[0], worker_bytes, workers)
+                        <char*>&y[0, 0, 0, 0, 0], y.strides, <char*>&scratch[0], worker_bytes, workers)
 
 
-def u64_forward(const uint64_t[:, :, :, :] x, const uint64_t[:, :, ::1] by_columns, const uint64_t[:, :, ::1] by_rows,
-                const uint64_t[:, :, ::1] w, const uint64_t[::1] bias, uint64_t[:, :, :, :] y, uint64_t cval, tuple geometry,
-                tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns, const int64_t[::1] taps,
-                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(geometry, blocks, rows, columns, taps)
+def u64_forward(const uint8_t[:, :, :, :, :] x, int kind, const uint64_t[:, :, ::1] by_columns,
+                const uint64_t[:, :, ::1] by_rows, const uint64_t[:, :, ::1] w, const uint64_t[::1] bias,
+                uint8_t[:, :, :, :, :] y, bint integers, uint64_t cval, tuple geometry, tuple blocks,
+                const int64_t[::1] rows, const int64_t[::1] columns, const int64_t[::1] taps, uint8_t[::1] scratch,
+                Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(geometry, blocks, rows, columns, taps, kind, integers)
     with nogil:
-        forward[uint64_t](t, x.shape[0], <const char*>&x[0, 0, 0, 0], x.strides, cval, &by_columns[0, 0, 0],
+        forward[uint64_t](t, x.shape[0], <const char*>&x[0, 0, 0, 0, 0], x.strides, cval, &by_columns[0, 0, 0],
                           &by_rows[0, 0, 0], &w[0, 0, 0] if w.shape[0] else NULL, &bias[0] if bias.shape[0] else NULL,
-                          <char*>&y[0, 0, 0, 0], y.strides, <char*>&scratch[0], worker_bytes, workers)
+                          <char*>&y[0, 0, 0, 0, 0], y.strides, <char*>&scratch[0], worker_bytes, workers)

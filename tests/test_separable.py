@@ -251,6 +251,62 @@ def test_what_it_refuses():
             call()
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"])
+@pytest.mark.parametrize("kernel_dtype", ["int64", "float32", "float64"])
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": (1, 2), "dilation": (3, 2), "boundary": "wrap"}, {"cval": 7}], ids=str
+)
+def test_integer_images_are_converted_in_passing(dtype, kernel_dtype, options, isa):
+    """Small ones, whose sums every dtype holds, and the largest whose sums int64 and float64 hold."""
+    kernel = np.outer([1, -2, 3, 0, 1], [2, 0, -1, 1]).astype(kernel_dtype)
+    least, most = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    for least, most in ((max(least, -9), min(most, 9)), (max(least, -(2**45)), min(most, 2**45))):
+        if kernel_dtype == "float32" and most > 2**16:
+            continue  # promoted to float64, whose kernels the other parameter tries
+        images = np.random.default_rng(0).integers(least, most, (2, 21, 70, 2), endpoint=True).astype(dtype)
+        for axes in ((1, 2), (2, 1)):
+            expected = fc.correlate2d(images, kernel, axes=axes, method="direct", **options)
+            result = fc.correlate2d(images, kernel, axes=axes, method="separable", **options)
+            assert result.dtype == expected.dtype
+            np.testing.assert_array_equal(result, expected)
+            out = np.empty((*result.shape, 2), result.dtype)[..., 1]
+            fc.correlate2d(images, kernel, axes=axes, method="separable", out=out, **options)
+            np.testing.assert_array_equal(out, expected)
+
+
+@given(cases(), st.sampled_from(["float32", "float64", "int64"]))
+@settings(max_examples=60, deadline=None)
+def test_whole_numbers_are_exact(case, dtype):
+    x_shape, w_shape, _, options = case
+    rng = np.random.default_rng([7, *x_shape])
+    x = rng.integers(-5, 6, x_shape).astype(dtype)
+    columns, rows = (rng.integers(-3, 4, (w_shape[0], 1, n)) for n in w_shape[2:])
+    w = (columns[..., None] * rows[:, :, None]).astype(dtype)
+    bias = rng.integers(-3, 4, w_shape[0]).astype(dtype)
+    options = options | {"cval": 2.0}
+    expected = fc.conv2d(x, w, bias, method="direct", **options)
+    np.testing.assert_array_equal(fc.conv2d(x, w, bias, method="separable", **options), expected)
+    dy = rng.integers(-5, 6, expected.shape).astype(dtype)
+    expected = fc.conv2d_input_grad(dy, w, x_shape, method="direct", **options)
+    np.testing.assert_array_equal(fc.conv2d_input_grad(dy, w, x_shape, method="separable", **options), expected)
+
+
+@pytest.mark.parametrize("terms", [1, 2])
+def test_bands_and_blocks(terms, isa):
+    """Several of both, and rows of one line."""
+    for shape, kernel, options in [
+        ((700, 60), (23, 3), {}), ((70, 9000), (5, 5), {}), ((40, 3000), (31, 31), {"boundary": "reflect"}),
+        ((260, 50), (3, 7), {"stride": (3, 1)}), ((300, 40), (5, 4), {"dilation": (4, 2), "stride": (2, 3)}),
+    ]:  # fmt: skip
+        rng = np.random.default_rng(0)
+        image, w = rng.integers(-3, 4, shape).astype(np.float64), np.zeros(kernel)
+        for _ in range(terms):
+            w += np.outer(rng.integers(-2, 3, kernel[0]), rng.integers(-2, 3, kernel[1]))
+        expected = fc.correlate2d(image, w, method="direct", **options)
+        result = fc.correlate2d(image, w, method="separable", **options)
+        np.testing.assert_allclose(result, expected, atol=1e-10, rtol=0)
+
+
 def test_auto_takes_it_where_it_pays():
     image = np.random.default_rng(0).random((600, 600), np.float32)
     smooth = fc.gaussian_kernel(3.0).astype(np.float32)

@@ -30,9 +30,11 @@ from fastconv.problem import ConvProblem
 NAME = "separable"
 SCOPE, ELEMENTWISE = "window", False
 
-RING_BYTES = 320 << 10  # rows of t that are still needed: they stay in a level-2 cache
+RING_BYTES = 256 << 10  # rows of t that are still needed: they stay in a level-2 cache
 LINES = 64  # of a band, at the least; its first R - 1 rows are computed in the band above, too
 BAND = 16  # times as many lines as those rows
+KINDS = ("", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+"""What images are converted from in passing: their numbers in simd/convert.h."""
 ROW = 1.5  # times as long takes a multiply-add along a row as one down the columns, for its load
 COPYING = 0.4  # of the time that machine.Rates.bandwidth reckons: rows are read and written once, as they lie
 
@@ -49,6 +51,14 @@ def why_not(problem: ConvProblem) -> str | None:
             " of integers" if problem.dtype == "int64" else ""
         )
     return None
+
+
+def reads(problem: ConvProblem) -> tuple[str, ...]:
+    return KINDS[1:] if problem.compute_dtype != "uint64" else KINDS[1:7]
+
+
+def writes(problem: ConvProblem) -> tuple[str, ...]:
+    return ("int64",) if problem.dtype == "int64" else ()
 
 
 def variant(problem: ConvProblem) -> str:
@@ -100,9 +110,10 @@ def _blocks(problem: ConvProblem, kernel: Any) -> _Blocks:
     bands = -(-height // max(LINES, BAND * (problem.R - 1) // step))
     j = up(-(-height // bands), kernel.LINES)
     row = up(reach + q, lanes)
-    elements = (slots * problem.rank + kernel.LINES) * q + phases_w * row
+    pitch = q + 64 // item  # rows a cache line more than their size apart don't share cache sets
+    elements = (slots * problem.rank + kernel.LINES) * pitch + phases_w * row
     pointers = problem.rank * (problem.R + kernel.LINES - 1) * 8
-    return _Blocks(spread, step, (j, q, slots, q, phases_w, row), up(elements * item + pointers, 64))
+    return _Blocks(spread, step, (j, q, slots, pitch, phases_w, row), up(elements * item + pointers, 64))
 
 
 @dataclass(frozen=True)
@@ -182,7 +193,7 @@ class _Packed:
 
 
 def pack(plan: Any, w: np.ndarray) -> Any:
-    kernels = w[:, 0].view(np.int64) if w.dtype.kind == "u" else w[:, 0]
+    kernels = w[:, 0].astype(np.int64) if plan.problem.dtype == "int64" else w[:, 0]
     return pack_factors(plan, w, factors(kernels, plan.problem.rank))
 
 
@@ -191,8 +202,9 @@ def pack_factors(plan: Any, w: np.ndarray, found: Factors) -> Any:
     if not 1 <= terms <= problem.rank:
         raise UnsupportedError(f"w: got a kernel that isn't of rank {problem.rank}, for which the plan was made")
     rest = (0, 0), (0, problem.rank - terms), (0, 0)
-    columns, rows = (np.pad(part, rest).view(w.dtype) if terms < problem.rank else part.view(w.dtype)
-                     for part in (found.columns, found.rows))  # fmt: skip
+    columns, rows = found.columns.astype(w.dtype, copy=False), found.rows.astype(w.dtype, copy=False)
+    if terms < problem.rank:
+        columns, rows = np.pad(columns, rest), np.pad(rows, rest)
     kernels = w[:, 0] if not found.same_signs or terms < problem.rank else w[:0, 0]
     if problem.direction == "forward":
         return _Packed(columns, rows, np.ascontiguousarray(kernels))
@@ -223,6 +235,7 @@ def _forward(tables: _Tables, x: np.ndarray, packed: _Packed, bias: np.ndarray, 
     blocks = tables.blocks
     with scratch(blocks.worker_bytes * workers) as memory:
         tables.forward(
-            x, packed.columns, packed.rows, packed.kernels, bias, y, tables.problem.compute_cval, tables.geometry,
+            x[..., None].view(np.uint8), KINDS.index(x.dtype.name) if x.dtype != bias.dtype else 0, packed.columns,
+            packed.rows, packed.kernels, bias, y[..., None].view(np.uint8), y.dtype != bias.dtype, tables.problem.compute_cval, tables.geometry,
             blocks.sizes, tables.rows, tables.columns, tables.taps, memory, blocks.worker_bytes, workers,
         )  # fmt: skip

@@ -60,7 +60,10 @@ static void PASTE(T, separable_row)(const T* x, const ptrdiff_t* taps, ptrdiff_t
             const T* at = w + m * R;                                                                 \
             ptrdiff_t r = 0;                                                                         \
             _Pragma("GCC unroll 4") for (; r < LINES - 1; r++) SEPARABLE_ADD(LINES, U, 0, r + 1)            \
-            for (; r < R; r++) SEPARABLE_ADD(LINES, U, 0, LINES)                                            \
+            for (; r < R; r++) {                                                                     \
+                __asm__("" : "+r"(at)); /* weights come from memory, not by way of other registers */ \
+                SEPARABLE_ADD(LINES, U, 0, LINES)                                                    \
+            }                                                                                        \
             _Pragma("GCC unroll 4") for (int k = 1; k < LINES; k++, r++) SEPARABLE_ADD(LINES, U, k, LINES)  \
         }                                                                                            \
         T beyond[LINES][LANES(T)];                                                                   \

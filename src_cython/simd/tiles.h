@@ -6,18 +6,21 @@
 #include "direct_tile.h"
 #include "gemm_tile.h"
 #include "gemm_pack.h"
+#include "convert.h"
 #include "separable_tile.h"
 #undef T
 #define T f64
 #include "direct_tile.h"
 #include "gemm_tile.h"
 #include "gemm_pack.h"
+#include "convert.h"
 #include "separable_tile.h"
 #undef T
 #define T u64
 #include "direct_tile.h"
 #include "gemm_tile.h"
 #include "gemm_pack.h"
+#include "convert.h"
 #include "separable_tile.h"
 #undef T
 
