@@ -148,7 +148,7 @@ class _Axis:
         return slice(start, start + count * step, step)
 
     def results(self, direction: str, e: int) -> range:
-        """What the tiles of a window phase must cover (weight gradients: of dy)."""
+        """What the tiles of a window phase must cover (weight gradients: of dy); empty where no kept row is reached."""
         windows = self.window_count(e)
         if direction != "input_grad":
             return range(windows)
@@ -474,7 +474,7 @@ def tile_extents(problem: ConvProblem) -> tuple[int, int]:
         return problem.H, problem.W
     tiling = _tiling(problem)
     rows, columns = (
-        min(cut.extent * halves, max(len(axis.results(problem.direction, e)) for e in range(axis.window_phases)))
+        min(cut.extent * halves, max(1, *(len(axis.results(problem.direction, e)) for e in range(axis.window_phases))))
         for cut, halves, axis in zip(tiling.cuts, tiling.halves, _axes(problem), strict=True)
     )
     return rows, columns
@@ -604,7 +604,8 @@ def _input_grad(plan: Any, dy: np.ndarray, b: np.ndarray, bias: np.ndarray, dx: 
             phases.fold(padded, problem, dx[n : n + 1])
         return
     dx[...] = bias[:, None, None] if bias.size else 0  # pixels that no window reaches
-    _correlate(plan, dy, b, bias, dx, workers)
+    if plan.tables.tiling.tiles:
+        _correlate(plan, dy, b, bias, dx, workers)
 
 
 def _weight_grad(plan: Any, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, workers: int) -> None:
