@@ -28,7 +28,7 @@ def small_tiles(monkeypatch):
     """Tiles of a few pixels and blocks of a few channels, so that small problems have many."""
     monkeypatch.setattr(fft, "LENGTHS", (16,))
     monkeypatch.setattr(fft, "FILTER_BYTES", 2000)
-    monkeypatch.setattr(fft, "CACHED_BYTES", 2000)
+    monkeypatch.setattr(fft, "NEAR_BYTES", 2000)
     forget()
     yield
     monkeypatch.undo()
