@@ -28,7 +28,7 @@ def small_tiles(monkeypatch):
     """Tiles of a few pixels and blocks of a few channels, so that small problems have many."""
     monkeypatch.setattr(fft, "LENGTHS", (16,))
     monkeypatch.setattr(fft, "FILTER_BYTES", 2000)
-    monkeypatch.setattr(fft, "CACHED_BYTES", 2000)
+    monkeypatch.setattr(fft, "NEAR_BYTES", 2000)
     forget()
     yield
     monkeypatch.undo()
@@ -82,6 +82,7 @@ GEOMETRY = (
     "n1 c1 h1 w6 k1 r3 s3 pad3 reflect",
     "n1 c2 h8 w8 k2 r3 s3 pad2 cval1.5",
     "n1 c2 h8 w8 k2 r1 s1 stride5 dil3",
+    "n1 c1 h2 w9 k1 r1 s3 stride7x1 pad2",
 )
 
 
@@ -120,7 +121,7 @@ def test_larger_problems_agree_with_the_direct_method(line, direction, dtype):
         run(plan, a, b),
         run(planner.plan(replace(problem, dtype="float64"), "direct"), a.astype("d"), b.astype("d")),
     )
-    assert np.abs(y - exact).max() <= 20 * np.finfo(dtype).eps * np.abs(exact).max()
+    assert np.abs(y - exact).max() <= 60 * np.finfo(dtype).eps * np.abs(exact).max()
     plan._most_workers = 3
     assert run(plan, a, b, 3).tobytes() == y.tobytes()
 

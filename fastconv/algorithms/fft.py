@@ -51,7 +51,7 @@ LONGEST = 1024  # no longer ones than this, unless the taps need it
 FILTER_BYTES = 16 << 20  # of one group's filters' spectra (weight gradients: of the sums) at a time
 GROUP_BYTES = 2 << 20  # of those of several groups
 CHUNK, CHUNK_BYTES = 8, 2 << 20  # tiles done at a time, where the filters' spectra leave the cache; bytes of spectra
-CACHED_BYTES = 1 << 20  # tiles larger than this take twice the time
+NEAR_BYTES = 512 << 10  # of filters' spectra that stay in the cache
 SMALL_BYTES = 16 << 10  # of Python objects
 PIECES = 4  # of a weight gradient's tiles, so that several workers have something to do
 
@@ -59,7 +59,7 @@ PIECES = 4  # of a weight gradient's tiles, so that several workers have somethi
 # (one to 256 channels, 28 to 2048 pixels, filters of 3 to 127, all directions), most of them to within a tenth.
 TILE_FLOPS = 80  # an element of a tile: loaded, turned, stored
 PRODUCT_FLOPS = 14  # an element of a product of two spectra
-FAR_BYTES = 4 << 20  # images or spectra larger than this come from memory, and cost by the byte, too
+FAR_BYTES = 4 << 20  # tiles slow down towards this; images or spectra larger than this cost by the byte, too
 FAR_FLOPS = 12  # a byte, in the choice of tiles
 TRANSFORM_ERROR = 4.0  # see error_bound
 
@@ -148,7 +148,7 @@ class _Axis:
         return slice(start, start + count * step, step)
 
     def results(self, direction: str, e: int) -> range:
-        """What the tiles of a window phase must cover (weight gradients: of dy)."""
+        """What the tiles of a window phase must cover (weight gradients: of dy); empty where no kept row is reached."""
         windows = self.window_count(e)
         if direction != "input_grad":
             return range(windows)
@@ -262,7 +262,7 @@ class _Tiling:
     @cached_property
     def chunk(self) -> int:
         """Tiles done at a time: several for each reading of the filters, where these leave the cache."""
-        if self.terms.sources * self.results * self.plane <= CACHED_BYTES // 2:
+        if self.terms.sources * self.results * self.plane <= NEAR_BYTES:
             return 1
         return max(min(CHUNK, CHUNK_BYTES // ((self.terms.sources + self.results) * self.plane)), 1)
 
@@ -292,7 +292,7 @@ def _work(problem: ConvProblem, tiling: _Tiling, samples: int) -> tuple[float, f
     """Floating-point operations, and bytes that come from memory, half of them: it is read ahead."""
     terms, points, tiles = tiling.terms, tiling.points, samples * tiling.tiles
     blocks, plane = tiling.filter_blocks, tiling.plane
-    transform = points * (5 * math.log2(points) + TILE_FLOPS) * (1 if plane <= CACHED_BYTES else 2)
+    transform = points * (5 * math.log2(points) + TILE_FLOPS) * (1 + min(plane / FAR_BYTES, 1))
     spectra = terms.sources * terms.results
     transforms = tiles * (terms.sources * blocks + terms.results)
     transforms += spectra * (_pieces(problem, tiling) if problem.direction == "weight_grad" else 1)
@@ -474,7 +474,7 @@ def tile_extents(problem: ConvProblem) -> tuple[int, int]:
         return problem.H, problem.W
     tiling = _tiling(problem)
     rows, columns = (
-        min(cut.extent * halves, max(len(axis.results(problem.direction, e)) for e in range(axis.window_phases)))
+        min(cut.extent * halves, max(1, *(len(axis.results(problem.direction, e)) for e in range(axis.window_phases))))
         for cut, halves, axis in zip(tiling.cuts, tiling.halves, _axes(problem), strict=True)
     )
     return rows, columns
@@ -604,7 +604,8 @@ def _input_grad(plan: Any, dy: np.ndarray, b: np.ndarray, bias: np.ndarray, dx: 
             phases.fold(padded, problem, dx[n : n + 1])
         return
     dx[...] = bias[:, None, None] if bias.size else 0  # pixels that no window reaches
-    _correlate(plan, dy, b, bias, dx, workers)
+    if plan.tables.tiling.tiles:
+        _correlate(plan, dy, b, bias, dx, workers)
 
 
 def _weight_grad(plan: Any, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, workers: int) -> None:
