@@ -28,8 +28,10 @@ _BOUNDARIES = {
     "fill": "constant", "pad": "constant", "wrap": "wrap", "circular": "wrap", "symm": "symmetric",
     "symmetric": "symmetric",
 }  # fmt: skip
+_WORKSPACE = 2**28
+"""Bytes of scratch that large kernels may take: less than SciPy's transforms of the whole do."""
 _WHOLE = 32
-"""With a kernel beyond this part of the image, transforms of the whole, as SciPy's, are faster than those of tiles."""
+"""Part of the image."""
 _MODES = ("full", "same", "valid")
 
 
@@ -69,6 +71,7 @@ def _filter(
 ) -> np.ndarray | None:
     """The correlation in this dtype; integers wrap around, as in SciPy."""
     if dtype.kind == "f":
+        options = {"max_workspace": _WORKSPACE} | options
         return _correlate(image, kernel.astype(dtype, copy=False), pads, boundary, fillvalue, **options)
     if dtype.kind == "b":
         return None
@@ -181,14 +184,21 @@ def _filter_zeros(
         dtype = np.result_type(image.dtype, kernel.dtype)
     if mode == "full" and kernel.size > image.size:
         image, kernel, swapped = kernel, image, True
-    if dtype.kind == "f" and mode != "valid" and kernel.size > max(FFT_TAPS, image.size / _WHOLE):
+    if dtype.kind == "f" and "elementwise" not in options and _as_a_whole(image, kernel, mode):
         return None
     pads = _pads(mode, kernel.shape, (kernel.shape[0] // 2, kernel.shape[1] // 2))
     y = _filter(image, kernel[::-1, ::-1] if turned else kernel, pads, "constant", 0, dtype, **options)
     return y if y is None or turned or not swapped else y[::-1, ::-1]
 
 
-_OPTIONS: dict[str, dict] = {"auto": {}, "direct": {"elementwise": True}, "fft": {"method": "fft"}}
+def _as_a_whole(image: np.ndarray, kernel: np.ndarray, mode: str) -> bool:
+    """With so large a kernel transforms of the whole, as SciPy's, are faster than those of tiles."""
+    return mode != "valid" and kernel.size > max(FFT_TAPS, image.size / _WHOLE)
+
+
+_OPTIONS: dict[str, dict] = {
+    "auto": {}, "direct": {"elementwise": True}, "fft": {"method": "fft", "max_workspace": None},
+}  # fmt: skip
 
 
 def convolve(in1: Any, in2: Any, mode: str = "full", method: str = "auto") -> Any:
@@ -373,7 +383,7 @@ def choose_conv_method(in1: Any, in2: Any, mode: str = "full", measure: bool = F
     'direct'
     """
     operands = _operands(in1, in2, mode)
-    if operands is None:
+    if operands is None or (not measure and _as_a_whole(*operands[:2], mode)):
         return scipy.signal.choose_conv_method(in1, in2, mode, measure)
     image, kernel, _ = operands
     if measure:
@@ -385,5 +395,5 @@ def choose_conv_method(in1: Any, in2: Any, mode: str = "full", measure: bool = F
     dtype = np.result_type(image.dtype, kernel.dtype)
     if dtype.kind != "f":
         return "direct"
-    plan = plan_correlate2d(image.shape, kernel.shape, dtype=dtype, mode=mode)
+    plan = plan_correlate2d(image.shape, kernel.shape, dtype=dtype, mode=mode, max_workspace=_WORKSPACE)
     return "fft" if plan.method == "fft" else "direct"
