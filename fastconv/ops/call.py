@@ -60,7 +60,7 @@ def clear_calls() -> None:
     _calls.clear()
 
 
-FLOPS_A_TERM = 3e7
+FLOPS_A_TERM = 2e7
 """Under "auto" a kernel is searched for one outer product for each so many flops: the search stays a few percent."""
 
 
@@ -101,7 +101,7 @@ def result_dtypes(promoted: np.dtype, dtype: Any) -> tuple[str, np.dtype]:
     """What is computed in ("int64" is exact), and the result's dtype."""
     promoted = promoted.newbyteorder("=")
     if dtype is None:
-        return ("int64", np.dtype(np.int64)) if promoted.kind in "biu" else (promoted.name, promoted)
+        return ("int64", np.dtype(np.int64)) if promoted.kind in "biu" else (f"float{8 * promoted.itemsize}", promoted)
     try:
         wanted = np.dtype(dtype)
     except TypeError:
@@ -249,7 +249,7 @@ class Call:
     def _bias(self, bias: np.ndarray | None) -> np.ndarray:
         compute = self._compute_dtype
         if bias is None:
-            return _NO_BIAS[compute.name]
+            return _NO_BIAS[self.plan.problem.compute_dtype]
         if self.plan.problem.dtype == "int64":
             bias = bias.astype(np.int64)
             return np.ascontiguousarray(bias.view(np.uint64) if compute.kind == "u" else bias.astype(compute))
