@@ -102,11 +102,22 @@ def _float_terms(kernel: np.ndarray, most: int) -> _Terms | None:
         if whole is not None:
             column, row = _balanced(whole[0][0].astype(np.float64), whole[1][0].astype(np.float64), dtype)
             return column[None], row[None], True
+    if most == 1 and not _may_be_of_rank_one(kernel, r, s):
+        return None
     column, row = _balanced(kernel[:, s].astype(np.float64), kernel[r] / np.float64(pivot), dtype)
     product = column[:, None].astype(np.float64) * row
     if (np.abs(product - kernel) <= TOLERANCE * eps * sizes).all():  # of each element: its sign, too
         return column[None], row[None], True
     return _eliminated(kernel, most, float(sizes[r, s]))
+
+
+def _may_be_of_rank_one(kernel: np.ndarray, r: int, s: int) -> bool:
+    """One pixel of what rank 1 would leave tells most kernels that aren't; (r, s) is the pivot."""
+    other = (r + 1) % kernel.shape[0], (s + 1) % kernel.shape[1]
+    pivot = float(kernel[r, s])
+    rest = float(kernel[other]) - float(kernel[other[0], s]) / pivot * float(kernel[r, other[1]])
+    slack = 4 + math.sqrt(kernel.size)  # the factors' own rounding; the norm, in pivots
+    return abs(rest) <= slack * TOLERANCE * float(np.finfo(kernel.dtype).eps) * abs(pivot)
 
 
 def _eliminated(kernel: np.ndarray, most: int, top: float) -> _Terms | None:

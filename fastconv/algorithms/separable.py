@@ -36,7 +36,7 @@ BAND = 16  # times as many lines as those rows
 KINDS = ("", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 """What images are converted from in passing: their numbers in simd/convert.h."""
 ROW = 1.5  # times as long takes a multiply-add along a row as one down the columns, for its load
-COPYING = 0.4  # of the time that machine.Rates.bandwidth reckons: rows are read and written once, as they lie
+COPYING = 0.5  # of the time that machine.Rates.bandwidth reckons: rows are read and written once, as they lie
 
 
 def why_not(problem: ConvProblem) -> str | None:
@@ -232,10 +232,15 @@ def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, wor
 
 
 def _forward(tables: _Tables, x: np.ndarray, packed: _Packed, bias: np.ndarray, y: np.ndarray, workers: int) -> None:
-    blocks = tables.blocks
+    blocks, own = tables.blocks, bias.dtype
+    kind = KINDS.index(x.dtype.name) if x.dtype != own else 0
     with scratch(blocks.worker_bytes * workers) as memory:
         tables.forward(
-            x[..., None].view(np.uint8), KINDS.index(x.dtype.name) if x.dtype != bias.dtype else 0, packed.columns,
-            packed.rows, packed.kernels, bias, y[..., None].view(np.uint8), y.dtype != bias.dtype, tables.problem.compute_cval, tables.geometry,
-            blocks.sizes, tables.rows, tables.columns, tables.taps, memory, blocks.worker_bytes, workers,
+            _bytes(x), kind, packed.columns, packed.rows, packed.kernels, bias, _bytes(y), y.dtype != own,
+            tables.problem.compute_cval, tables.geometry, blocks.sizes, tables.rows, tables.columns, tables.taps,
+            memory, blocks.worker_bytes, workers,
         )  # fmt: skip
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return array[..., None].view(np.uint8)

@@ -60,7 +60,7 @@ def clear_calls() -> None:
     _calls.clear()
 
 
-FLOPS_A_TERM = 3e7
+FLOPS_A_TERM = 2e7
 """Under "auto" a kernel is searched for one outer product for each so many flops: the search stays a few percent."""
 
 
@@ -106,7 +106,7 @@ def result_dtypes(promoted: np.dtype, dtype: Any) -> tuple[str, np.dtype]:
     """What is computed in ("int64" is exact), and the result's dtype."""
     promoted = promoted.newbyteorder("=")
     if dtype is None:
-        return ("int64", np.dtype(np.int64)) if promoted.kind in "biu" else (promoted.name, promoted)
+        return ("int64", np.dtype(np.int64)) if promoted.kind in "biu" else (f"float{8 * promoted.itemsize}", promoted)
     try:
         wanted = np.dtype(dtype)
     except TypeError:

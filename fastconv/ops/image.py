@@ -286,7 +286,7 @@ def correlate2d(
 
     Notes
     -----
-    "separable" filters by columns, then rows, R + S products a pixel for each outer product that the kernel is a sum
+    "separable" filters by rows, then columns, R + S products a pixel for each outer product that the kernel is a sum
     of (``separate``). It serves float kernels of a rank that pays, and integer kernels of rank 1 (whose factors are
     integers, so the result is exact). "auto" reads the kernel's values only where the gain could pay for it. Its
     bound holds in norms over the window, not element by element.
