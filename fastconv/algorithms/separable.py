@@ -204,7 +204,7 @@ def pack_factors(plan: Any, w: np.ndarray, found: Factors) -> Any:
     rest = (0, 0), (0, problem.rank - terms), (0, 0)
     columns, rows = found.columns.astype(w.dtype, copy=False), found.rows.astype(w.dtype, copy=False)
     if terms < problem.rank:
-        columns, rows = np.pad(columns, rest), np.pad(rows, rest)
+        columns, rows = (np.ascontiguousarray(np.pad(part, rest)) for part in (columns, rows))
     kernels = w[:, 0] if not found.same_signs or terms < problem.rank else w[:0, 0]
     if problem.direction == "forward":
         return _Packed(columns, rows, np.ascontiguousarray(kernels))
