@@ -167,7 +167,7 @@ def test_signal_integers_wrap_around():
 
 def test_signal_large_integers_by_transforms():
     rng = np.random.default_rng(4)
-    x, w = rng.integers(0, 256, (60, 70)), rng.integers(0, 256, (25, 30))
+    x, w = rng.integers(0, 256, (90, 70)), rng.integers(0, 256, (40, 45))
     both(SIGNAL, "convolve2d", x, w)
     both(SIGNAL, "correlate", x, w, "same")
 
@@ -201,6 +201,7 @@ def test_signal_other_ranks(rank, handed_on):
     ("convolve2d", ([[1]], [[1, 2]]), {"fillvalue": 1j}),
     ("convolve2d", ([[1]], [[1, 2]]), {"fillvalue": [1, 2]}),
     ("convolve2d", ([[1]], [[1]]), {"mode": "none"}),
+    ("convolve2d", (np.ones((3, 3), np.uint8), np.ones((2, 2), np.uint8)), {"fillvalue": -1}),
     ("correlate2d", ([[1]], [[1]]), {"boundary": "none"}),
     ("correlate2d", (np.ones((2, 3)), np.ones((3, 2)), "valid"), {}),
     ("convolve", (np.ones((2, 3)), np.ones((3, 2)), "valid"), {}),
@@ -328,6 +329,12 @@ def test_ndimage_by_name_of_integers(mode, handed_on):
                 both(NDIMAGE, "uniform_filter", x, 7, origin=-2, **options)
                 both(NDIMAGE, "gaussian_filter", x, 1, **options)
     assert "uniform_filter" not in handed_on
+
+
+def test_sobel_beyond_the_output():
+    x = np.random.default_rng(15).integers(-(2**31), 2**31, (9, 9), np.int32)
+    for output in ("int8", "uint16", "int32"):
+        both(NDIMAGE, "sobel", x, 0, output)
 
 
 def test_integers_of_a_photo():

@@ -23,7 +23,7 @@ LEAST_PIXELS = 2**14
 """...and pixels, where there are several kernels of one axis."""
 
 FFT_TAPS = 256
-"""More taps than that may be quicker by transforms, which then have to be rounded to whole numbers."""
+"""More taps than that may be quicker by transforms."""
 
 
 def is_small(image: Any, kernel: Any = None, pace: int = 1) -> bool:
@@ -88,11 +88,11 @@ def correlate_whole(
         largest = max(int(image.max()), -int(image.min()))
     total = float(np.abs(kernel.astype(np.float64)).sum())
     reach = max(largest, abs(cval)) * total
-    if reach <= 2**24 and image.dtype.itemsize <= 2:
-        return correlate(image, kernel.astype(np.float32), pads, boundary, cval, elementwise=True)
-    if kernel.size > FFT_TAPS and reach < 2**30:  # the transforms' errors stay far below a half
+    if kernel.size > 4 * FFT_TAPS and reach < 2**30:  # the transforms' errors stay far below a half
         y = correlate(image, kernel.astype(np.float64), pads, boundary, cval)
         return np.rint(y, out=y)
+    if reach <= 2**24 and image.dtype.itemsize <= 2:
+        return correlate(image, kernel.astype(np.float32), pads, boundary, cval, elementwise=True)
     if reach <= 2**53:
         return correlate(image, kernel.astype(np.float64), pads, boundary, cval, elementwise=True)
     if reach < 2**62:  # total is rounded

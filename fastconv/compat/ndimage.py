@@ -95,6 +95,8 @@ class _Filter(NamedTuple):
     cval: float
     divisor: int = 1
     """The result is the sum divided by it: one rounding, where the kernel is of whole numbers."""
+    sums: bool = False
+    """Never by transforms, which leave small numbers where SciPy's sums are zero."""
 
     @property
     def pads(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -118,6 +120,14 @@ def _merged(first: _Filter, second: _Filter) -> _Filter:
     )
 
 
+def _by_sums(step: _Filter) -> dict[str, Any]:
+    if 1 in step.kernel.shape:
+        return {"elementwise": True}
+    if step.sums:
+        return {"method": "separable"} if step.kernel.size >= 25 else {"elementwise": True}
+    return {}
+
+
 def _mergeable(first: _Filter, second: _Filter) -> bool:
     """Beyond the edge the second one meets what the first one made of the constant, unless that is zero."""
     return first.boundary == second.boundary and (first.boundary != "constant" or first.cval == 0)
@@ -136,7 +146,7 @@ def _run(image: np.ndarray, step: _Filter, output: _Output) -> np.ndarray | None
     out = output.array if output.dtype == work else None
     if out is not None and np.may_share_memory(out, image):
         out = None
-    y = _correlate(image, kernel, pads, step.boundary, step.cval, out=out)
+    y = _correlate(image, kernel, pads, step.boundary, step.cval, out=out, **_by_sums(step))
     return y.astype(output.dtype, copy=False)
 
 
@@ -536,7 +546,11 @@ def _sobel(input: Any, axis: Any, output: Any, mode: Any, cval: Any) -> np.ndarr
         _along(place, np.array(taps), 1, boundaries[place] or "", fill)
         for place, taps in ((first, [-1.0, 0.0, 1.0]), (1 - first, [1.0, 2.0, 1.0]))
     ]
-    if given.dtype.kind != "f" and given.dtype.itemsize <= 2 and _mergeable(*steps):
+    if (
+        given.dtype.kind != "f"
+        and max(given.dtype.itemsize, image.dtype.itemsize) <= 2
+        and _mergeable(*steps)
+    ):
         steps = [_merged(*steps)]  # modulo their range, these are no other after two casts than after one
     return _separable(image, steps, given)
 

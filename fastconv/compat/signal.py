@@ -73,7 +73,7 @@ def _filter(
     if dtype.kind == "f":
         options = {"max_workspace": _WORKSPACE} | options
         return _correlate(image, kernel.astype(dtype, copy=False), pads, boundary, fillvalue, **options)
-    if dtype.kind == "b":
+    if dtype.kind == "b" or not np.iinfo(dtype).min <= fillvalue <= np.iinfo(dtype).max:
         return None
     y = correlate_whole(image, kernel, pads, boundary, fillvalue)
     return None if y is None else y.astype(np.int64, copy=False).astype(dtype, copy=False)
