@@ -201,10 +201,11 @@ def pack_factors(plan: Any, w: np.ndarray, found: Factors) -> Any:
     problem, terms = plan.problem, found.rank
     if not 1 <= terms <= problem.rank:
         raise UnsupportedError(f"w: got a kernel that isn't of rank {problem.rank}, for which the plan was made")
-    rest = (0, 0), (0, problem.rank - terms), (0, 0)
-    columns, rows = found.columns.astype(w.dtype, copy=False), found.rows.astype(w.dtype, copy=False)
+    columns, rows = found.columns, found.rows
     if terms < problem.rank:
-        columns, rows = (np.ascontiguousarray(np.pad(part, rest)) for part in (columns, rows))
+        rest = (0, 0), (0, problem.rank - terms), (0, 0)
+        columns, rows = np.pad(columns, rest), np.pad(rows, rest)
+    columns, rows = np.ascontiguousarray(columns, w.dtype), np.ascontiguousarray(rows, w.dtype)
     kernels = w[:, 0] if not found.same_signs or terms < problem.rank else w[:0, 0]
     if problem.direction == "forward":
         return _Packed(columns, rows, np.ascontiguousarray(kernels))
