@@ -370,7 +370,8 @@ def _places(pixels: np.ndarray) -> _Places:
     starts[..., 1:] = (np.diff(pixels) != 1) | (pixels[..., :-1] < 0)
     first = np.maximum.accumulate(np.where(starts, places, 0), axis=-1)  # of the run that each place is in
     last = (places - first).argmax(axis=-1)[..., None]
-    return _Places(pixels, np.concatenate([np.take_along_axis(first, last, -1), last + 1], axis=-1))
+    runs = np.concatenate([np.take_along_axis(first, last, -1), last + 1], axis=-1)
+    return _Places(pixels, runs.astype(np.int64))
 
 
 class _Strip(NamedTuple):
@@ -399,8 +400,8 @@ def _lane(problem: ConvProblem, axis: _Axis, cut: _Cut, halves: int, padded: np.
     taps = range(axis.tap_phases)
     forward = problem.direction != "input_grad"
     kept = cut.length if problem.direction == "weight_grad" else cut.extent
-    sources = np.full((len(strips), len(taps) if forward else 1, cut.length), -2)
-    writes = np.full((len(strips), 1 if forward else len(taps), kept), -2)
+    sources = np.full((len(strips), len(taps) if forward else 1, cut.length), -2, np.int64)
+    writes = np.full((len(strips), 1 if forward else len(taps), kept), -2, np.int64)
     for strip, source, result in zip(strips, sources, writes, strict=True):
         e, first, end = strip
         count = end - first
@@ -418,7 +419,7 @@ def _lane(problem: ConvProblem, axis: _Axis, cut: _Cut, halves: int, padded: np.
             for t in taps:
                 reached = max(min(end, windows + axis.tap_count(t) - 1) - first, 0)
                 result[t, :reached] = padded[axis.rows(e, t, first, reached)]
-    held = np.full((1, len(taps), up(axis.taps, GRAIN)), -2)
+    held = np.full((1, len(taps), up(axis.taps, GRAIN)), -2, np.int64)
     for t in taps:
         tap = t + axis.tap_step * np.arange(axis.tap_count(t))
         if forward:
@@ -466,7 +467,7 @@ def _passes(length: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         angles = -2 * pi * turns.astype(np.longdouble) / length
         factors.append(np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(dtype).ravel())
         length //= radix
-    return np.array(radices), np.concatenate(factors).view(np.uint8)
+    return np.array(radices, np.int64), np.concatenate(factors).view(np.uint8)
 
 
 def tile_extents(problem: ConvProblem) -> tuple[int, int]:
