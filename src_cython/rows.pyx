@@ -32,7 +32,7 @@ from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyO
 from cython.parallel cimport prange, threadid
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from windows cimport first_inside, summand
 
@@ -50,16 +50,21 @@ cdef extern from "rows.h" nogil:
         const ptrdiff_t* columns
         ptrdiff_t x_step
         ptrdiff_t y_step
-    void f32_rows_tile(const RowsTile*, int, ptrdiff_t, const float**, const float*, const float*, ptrdiff_t, ptrdiff_t,
-                       float**)
-    void f64_rows_tile(const RowsTile*, int, ptrdiff_t, const double**, const double*, const double*, ptrdiff_t, ptrdiff_t,
-                       double**)
-    void u64_rows_tile(const RowsTile*, int, ptrdiff_t, const uint64_t**, const uint64_t*, const uint64_t*, ptrdiff_t,
-                       ptrdiff_t, uint64_t**)
-    void f32_rows_dots(const RowsTile*, const float**, const float**, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*)
-    void f64_rows_dots(const RowsTile*, const double**, const double**, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*)
-    void u64_rows_dots(const RowsTile*, const uint64_t**, const uint64_t**, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t,
-                       uint64_t*)
+    void f32_rows_tile(const RowsTile*, int, ptrdiff_t, const float**, const float*, const float*, const float*, ptrdiff_t,
+                       ptrdiff_t, float**)
+    void f64_rows_tile(const RowsTile*, int, ptrdiff_t, const double**, const double*, const double*, const double*,
+                       ptrdiff_t, ptrdiff_t, double**)
+    void u64_rows_tile(const RowsTile*, int, ptrdiff_t, const uint64_t**, const uint64_t*, const uint64_t*,
+                       const uint64_t*, ptrdiff_t, ptrdiff_t, uint64_t**)
+    void f32_rows_dots(const RowsTile*, const float**, const float*, const float**, ptrdiff_t, ptrdiff_t, ptrdiff_t,
+                       ptrdiff_t, float*)
+    void f64_rows_dots(const RowsTile*, const double**, const double*, const double**, ptrdiff_t, ptrdiff_t, ptrdiff_t,
+                       ptrdiff_t, double*)
+    void u64_rows_dots(const RowsTile*, const uint64_t**, const uint64_t*, const uint64_t**, ptrdiff_t, ptrdiff_t,
+                       ptrdiff_t, ptrdiff_t, uint64_t*)
+    void f32_rows_unzip(const float*, ptrdiff_t, float*, float*)
+    void f64_rows_unzip(const double*, ptrdiff_t, double*, double*)
+    void u64_rows_unzip(const uint64_t*, ptrdiff_t, uint64_t*, uint64_t*)
     void f32_rows_take(const char*, ptrdiff_t, int, ptrdiff_t, float*)
     void f64_rows_take(const char*, ptrdiff_t, int, ptrdiff_t, double*)
     void u64_rows_take(const char*, ptrdiff_t, int, ptrdiff_t, uint64_t*)
@@ -95,13 +100,23 @@ cdef struct Task:
     Py_ssize_t first_h, reach_h  # the least row offset, and how far the largest is from it
     Py_ssize_t first_w, reach_w  # in steps
     Py_ssize_t block_p, block_q, plane, source_phases  # a line's phases are `plane` pixels apart
+    Py_ssize_t bunch  # planes of a unit
+    Py_ssize_t lines  # of a block, at the most
     Py_ssize_t line, stage  # elements from one line to the next, in the copy and in the stage
     Py_ssize_t chunks, taps  # taps: all rows of taps together
+    bint in_place  # lines are read as they lie in x, where nothing but zeros is beyond the edge
+    const char* x_begin
+    const char* x_end
+    const char* y_end
     const int64_t* residues  # the column phases of the source that are in use
     const int64_t* sizes  # of chunks
     const int64_t* bases  # row offsets of the chunks' first taps
     const int64_t* begins  # columns[begins[t]:begins[t + 1]] are those of column phase t of the result
     const int64_t* columns
+
+
+cdef struct Place:  # the block of a unit
+    Py_ssize_t n, p0, q0, rows, columns
 
 
 cdef inline Py_ssize_t inside(const Axis* a, Py_ssize_t i) noexcept nogil:
@@ -131,24 +146,33 @@ cdef inline void give(const summand* x, Py_ssize_t n, int kind, char* out, Py_ss
         u64_rows_give(x, n, kind, out, step)
 
 
-cdef inline void tile(const RowsTile* shape, bint each, Py_ssize_t rows, const summand** x, const summand* w,
-                      const summand* start, Py_ssize_t at, Py_ssize_t vectors, summand** y) noexcept nogil:
+cdef inline void unzip(const summand* x, Py_ssize_t n, summand* even, summand* odd) noexcept nogil:
     if summand is float:
-        f32_rows_tile(shape, each, rows, x, w, start, at, vectors, y)
+        f32_rows_unzip(x, n, even, odd)
     elif summand is double:
-        f64_rows_tile(shape, each, rows, x, w, start, at, vectors, y)
+        f64_rows_unzip(x, n, even, odd)
     else:
-        u64_rows_tile(shape, each, rows, x, w, start, at, vectors, y)
+        u64_rows_unzip(x, n, even, odd)
 
 
-cdef inline void dots(const RowsTile* shape, const summand** x, const summand** dy, Py_ssize_t rows, Py_ssize_t at,
-                      Py_ssize_t vectors, Py_ssize_t rest, summand* dot) noexcept nogil:
+cdef inline void tile(const RowsTile* shape, bint each, Py_ssize_t rows, const summand** x, const summand* mask,
+                      const summand* w, const summand* start, Py_ssize_t at, Py_ssize_t vectors, summand** y) noexcept nogil:
     if summand is float:
-        f32_rows_dots(shape, x, dy, rows, at, vectors, rest, dot)
+        f32_rows_tile(shape, each, rows, x, mask, w, start, at, vectors, y)
     elif summand is double:
-        f64_rows_dots(shape, x, dy, rows, at, vectors, rest, dot)
+        f64_rows_tile(shape, each, rows, x, mask, w, start, at, vectors, y)
     else:
-        u64_rows_dots(shape, x, dy, rows, at, vectors, rest, dot)
+        u64_rows_tile(shape, each, rows, x, mask, w, start, at, vectors, y)
+
+
+cdef inline void dots(const RowsTile* shape, const summand** x, const summand* mask, const summand** dy, Py_ssize_t rows,
+                      Py_ssize_t at, Py_ssize_t vectors, Py_ssize_t rest, summand* dot) noexcept nogil:
+    if summand is float:
+        f32_rows_dots(shape, x, mask, dy, rows, at, vectors, rest, dot)
+    elif summand is double:
+        f64_rows_dots(shape, x, mask, dy, rows, at, vectors, rest, dot)
+    else:
+        u64_rows_dots(shape, x, mask, dy, rows, at, vectors, rest, dot)
 
 
 # --- lines -----------------------------------------------------------------------------------------
@@ -167,51 +191,110 @@ cdef void load_pixels(const char* x, Py_ssize_t xw, Py_ssize_t item, int kind, c
             take(x + i * xw, item, kind, elements, out + i * t.padded)
 
 
+cdef inline void fill(summand* out, Py_ssize_t n, summand value) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] = value
+
+
+cdef void load_beyond(const char* row, Py_ssize_t xw, Py_ssize_t item, int kind, const Task* t, summand cval,
+                      Py_ssize_t elements, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t end, summand* out) noexcept nogil:
+    """Pixels begin..end of a line's phase, which lie beyond the row."""
+    cdef Py_ssize_t i, w
+    if t.w.edge == NULL or row == NULL:
+        fill(out + begin * t.padded, (end - begin) * t.padded, cval)
+        return
+    for i in range(begin, end):
+        w = inside(&t.w, first + i * t.step_w)
+        if w >= 0:
+            take(row + w * xw, item, kind, elements, out + i * t.padded)
+        else:
+            fill(out + i * t.padded, t.padded, cval)
+
+
 cdef void load_line(const char* row, Py_ssize_t xw, Py_ssize_t item, int kind, const Task* t, summand cval,
                     Py_ssize_t elements, Py_ssize_t q0, Py_ssize_t width, summand* out) noexcept nogil:
     """One line of the copy, `width` pixels in each phase; row == NULL: the constant."""
-    cdef Py_ssize_t i, j, c, w, begin, end, first, phase
+    cdef Py_ssize_t i, begin, end, first, phase, pairs = 0, even = 0, both, stop
+    cdef bint paired = row != NULL and t.step_w == 2 and t.source_phases == 2 and t.pixel == 1 and kind == 0 and xw == item
     for phase in range(t.source_phases):
         first = t.step_w * (q0 + t.first_w) + t.residues[phase]
-        begin = first_inside(first, t.step_w, 0, width)
-        end = first_inside(first - t.w.extent, t.step_w, begin, width)
         if row == NULL:
             begin = end = width
-        i = 0
-        while i < width:
-            if i == begin and begin < end:
-                load_pixels(row + (first + i * t.step_w) * xw, t.step_w * xw, item, kind, t, elements, end - begin,
-                            out + i * t.padded)
-                i = end
-                continue
-            w = inside(&t.w, first + i * t.step_w) if row != NULL else -1
-            if w >= 0:
-                take(row + w * xw, item, kind, elements, out + i * t.padded)
-            else:
-                for c in range(t.padded):
-                    out[i * t.padded + c] = cval
-            i += 1
+        else:
+            begin = first_inside(first, t.step_w, 0, width)
+            end = first_inside(first - t.w.extent, t.step_w, begin, width)
+        if begin > 0:
+            load_beyond(row, xw, item, kind, t, cval, elements, first, 0, begin, out)
+        if end < width:
+            load_beyond(row, xw, item, kind, t, cval, elements, first, end, width, out)
+        if paired and phase == 0:  # with the next phase, where both are inside
+            even, pairs = begin, end
+        elif paired:
+            both, stop = max(begin, even), max(min(end, pairs), max(begin, even))
+            unzip(<const summand*>(row + (first - 1 + both * 2) * xw), stop - both, out - t.plane + both, out + both)
+            for i in range(even, min(both, pairs)):
+                out[i - t.plane] = (<const summand*>(row + (first - 1 + i * 2) * xw))[0]
+            for i in range(stop, pairs):
+                out[i - t.plane] = (<const summand*>(row + (first - 1 + i * 2) * xw))[0]
+            for i in range(begin, min(both, end)):
+                out[i] = (<const summand*>(row + (first + i * 2) * xw))[0]
+            for i in range(stop, end):
+                out[i] = (<const summand*>(row + (first + i * 2) * xw))[0]
+        elif begin < end:
+            load_pixels(row + (first + begin * t.step_w) * xw, t.step_w * xw, item, kind, t, elements, end - begin,
+                        out + begin * t.padded)
         out += t.plane * t.padded
 
 
 cdef void load_block(const char* x, const Py_ssize_t* xs, Py_ssize_t item, int kind, const Task* t, summand cval,
-                     Py_ssize_t elements, Py_ssize_t p0, Py_ssize_t rows, Py_ssize_t q0, Py_ssize_t columns,
-                     summand* copy) noexcept nogil:
-    """The lines under rows x columns outputs at (p0, q0)."""
+                     Py_ssize_t elements, const Place* at, const summand** lines, summand* copy) noexcept nogil:
+    """The lines under a block of outputs, and where they are."""
     cdef Py_ssize_t i, h
-    for i in range(t.step_h * (rows - 1) + t.reach_h + 1):
-        h = inside(&t.h, t.step_h * p0 + t.first_h + i)
-        load_line(x + h * xs[2] if h >= 0 else NULL, xs[3], item, kind, t, cval, elements, q0, columns + t.reach_w,
+    for i in range(t.step_h * (at.rows - 1) + t.reach_h + 1):
+        h = inside(&t.h, t.step_h * at.p0 + t.first_h + i)
+        lines[i] = copy + i * t.line
+        load_line(x + h * xs[2] if h >= 0 else NULL, xs[3], item, kind, t, cval, elements, at.q0, at.columns + t.reach_w,
                   copy + i * t.line)
 
 
-cdef void point(const Task* t, const summand* copy, Py_ssize_t r, Py_ssize_t rows, Py_ssize_t m, Py_ssize_t chunk,
-                const summand** lines) noexcept nogil:
+cdef void make_mask(const Task* t, const Place* at, summand* zeros) noexcept nogil:
+    """A line of zeros and the mask of what is inside, both as long as what a block's tiles may read."""
+    cdef Py_ssize_t item = sizeof(summand), first = at.q0 + t.first_w
+    cdef Py_ssize_t begin = first_inside(first, 1, 0, t.line), end = first_inside(first - t.w.extent, 1, begin, t.line)
+    memset(zeros, 0, 2 * t.line * item)
+    memset(zeros + t.line + begin, 255, (end - begin) * item)
+
+
+cdef bint find_block(const char* x, const Py_ssize_t* xs, const Task* t, const Place* at, const summand* zeros,
+                     const summand** lines) noexcept nogil:
+    """The same lines as they lie in x, with zeros above and below; not if anything beyond x had to be read."""
+    cdef Py_ssize_t i, item = sizeof(summand), h0 = t.step_h * at.p0 + t.first_h
+    cdef Py_ssize_t count = t.step_h * (at.rows - 1) + t.reach_h + 1
+    cdef Py_ssize_t begin = first_inside(h0, 1, 0, count), end = first_inside(h0 - t.h.extent, 1, begin, count)
+    cdef const char* row = x + (h0 + begin) * xs[2] + (at.q0 + t.first_w) * item
+    cdef const char* last = row + (end - 1 - begin) * xs[2]
+    if begin < end and (min(row, last) < t.x_begin
+                        or max(row, last) + (at.columns + t.reach_w + ROWS_BYTES // item) * item > t.x_end):
+        return False
+    for i in range(begin):
+        lines[i] = zeros
+    for i in range(begin, end):
+        lines[i] = <const summand*>row
+        row += xs[2]
+    for i in range(end, count):
+        lines[i] = zeros
+    return True
+
+
+cdef inline void point(const Task* t, const summand** all_lines, Py_ssize_t r, Py_ssize_t rows, Py_ssize_t m,
+                       Py_ssize_t chunk, const summand** lines) noexcept nogil:
     """The lines that a chunk reads for outputs r + spread*m, r + spread*(m + 1), ...; any one beyond the last of them."""
-    cdef Py_ssize_t i, u, last = t.step_h * (rows - 1) + t.reach_h
+    cdef Py_ssize_t i, step = t.step_h * t.spread, u = t.step_h * r + t.bases[chunk] - t.first_h
+    cdef Py_ssize_t last = t.step_h * (rows - 1) + t.reach_h
     for i in range(m + t.sizes[chunk] - 1):
-        u = t.step_h * (r + t.spread * i) + t.bases[chunk] - t.first_h
-        lines[i] = copy + min(u, last) * t.line
+        lines[i] = all_lines[min(u, last)]
+        u += step
 
 
 # --- forward ---------------------------------------------------------------------------------------
@@ -244,50 +327,53 @@ cdef void store(const Task* t, const summand* stage, Py_ssize_t rows, char* y, c
                     give(line + j * t.padded, elements, kind, out + (phase + j * t.phases) * ys[3], item)
 
 
-cdef void forward_unit(Py_ssize_t unit, const Task* t, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item, int x_kind,
-                       summand cval, const summand* w, const summand* bias, char* y, const Py_ssize_t* ys,
-                       Py_ssize_t y_item, int y_kind, char* scratch) noexcept nogil:
+cdef void plane_block(const Task* t, const Place* at, Py_ssize_t k, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item,
+                      int x_kind, summand cval, const summand* w, const summand* bias, char* y, const Py_ssize_t* ys,
+                      Py_ssize_t y_item, int y_kind, bint masked, char* scratch) noexcept nogil:
     """One block of outputs of one plane, or one slice of channels, of one sample."""
     cdef Py_ssize_t lanes = ROWS_BYTES // <Py_ssize_t>sizeof(summand)
-    cdef Py_ssize_t columns_all = (t.Q + t.phases - 1) // t.phases
-    cdef Py_ssize_t q_blocks = (columns_all + t.block_q - 1) // t.block_q, p_blocks = (t.P + t.block_p - 1) // t.block_p
-    cdef Py_ssize_t q0 = unit % q_blocks * t.block_q, rest = unit // q_blocks
-    cdef Py_ssize_t p0 = rest % p_blocks * t.block_p
-    cdef Py_ssize_t k = rest // p_blocks % t.planes, n = rest // p_blocks // t.planes
-    cdef Py_ssize_t rows = min(t.block_p, t.P - p0), columns = min(t.block_q, columns_all - q0)
     cdef Py_ssize_t channel = k * t.pixel if t.each else k
     cdef Py_ssize_t elements = min(t.pixel, t.channels - channel) if t.each else t.pixel
-    cdef Py_ssize_t run = columns * t.pixel  # of a line, where weights are shared
+    cdef Py_ssize_t run = at.columns * t.pixel  # of a line, where weights are shared
     cdef Py_ssize_t vectors = t.padded // lanes if t.each else 1
     cdef Py_ssize_t weights = t.taps * (lanes if t.each else 1)  # of a column of taps
-    cdef bint staged = (t.phases > 1 or y_kind != 0 or ys[3] != t.pixel * y_item and not t.each
-                        or (elements < t.padded if t.each else run < lanes))
-    cdef summand* copy = <summand*>scratch
-    cdef summand* stage = copy + (t.step_h * (t.block_p - 1) + t.reach_h + 1) * t.line + lanes
+    cdef bint staged, apart = (t.phases > 1 or y_kind != 0 or ys[3] != t.pixel * y_item and not t.each
+                               or (elements < t.padded if t.each else run < lanes))
+    cdef summand* zeros = <summand*>scratch
+    cdef summand* copy = zeros + 2 * t.line
+    cdef summand* stage = copy + t.lines * t.line + lanes
     cdef summand* spare = stage + t.phases * ROWS_M * t.stage
-    cdef const summand** lines = <const summand**>(spare + t.stage)
+    cdef const summand** block = <const summand**>(spare + t.stage)
+    cdef const summand** lines = block + t.lines
+    cdef const summand* mask = NULL
     cdef summand start[8]
     cdef summand* out[16]
     cdef RowsTile shape
     cdef Py_ssize_t r, m, i, phase, chunk, left, size, v
     cdef const summand* packed
-    load_block(x + n * xs[0] + (channel if t.each else k // t.multiplier) * xs[1], xs, x_item, x_kind, t, cval, elements,
-               p0, rows, q0, columns, copy)
-    y += n * ys[0] + channel * ys[1]
+    cdef char* corner
+    x += at.n * xs[0] + (channel if t.each else (k if t.multiplier == 1 else k // t.multiplier)) * xs[1]
+    if masked and find_block(x, xs, t, at, zeros, block):
+        mask = zeros + t.line
+    else:
+        load_block(x, xs, x_item, x_kind, t, cval, elements, at, block, copy)
+    y += at.n * ys[0] + channel * ys[1] + at.p0 * ys[2]
     w += k * t.begins[t.phases] * weights * vectors
     shape.chunks, shape.taps = t.chunks, <const ptrdiff_t*>t.sizes
     shape.x_step = t.padded if t.each else lanes
-    shape.y_step = shape.x_step if staged or not t.each else ys[3] // y_item
     for i in range(lanes):
         start[i] = bias[k] if bias != NULL and not t.each else 0
-    for r in range(min(t.spread, rows)):
-        left = (rows - r + t.spread - 1) // t.spread
-        for m in range((left + ROWS_M - 1) // ROWS_M):
-            m *= ROWS_M
+    for r in range(min(t.spread, at.rows)):
+        left = at.rows if t.spread == 1 else (at.rows - r + t.spread - 1) // t.spread
+        m = 0
+        while m < left:
             size = min(left - m, ROWS_M)
+            staged = apart or t.each and size != ROWS_M and size != ROWS_M // 2  # `spare` has no room for a row of y
+            shape.y_step = shape.x_step if staged or not t.each else ys[3] // y_item
             for chunk in range(t.chunks):
-                point(t, <const summand*>copy, r + t.spread * m, rows, ROWS_M if size > ROWS_M // 2 else ROWS_M // 2,
-                      chunk, lines + chunk * ROWS_LINES)
+                point(t, block, r + t.spread * m, at.rows, ROWS_M if size > ROWS_M // 2 else ROWS_M // 2, chunk,
+                      lines + chunk * ROWS_LINES)
+            corner = y + (r + t.spread * m) * ys[2]
             packed = w
             for v in range(vectors):
                 if t.each:
@@ -298,29 +384,49 @@ cdef void forward_unit(Py_ssize_t unit, const Task* t, const char* x, const Py_s
                         if staged:
                             out[i] = stage + (phase * ROWS_M + i) * t.stage
                         elif i < size:
-                            out[i] = <summand*>(y + (p0 + r + t.spread * (m + i)) * ys[2] + q0 * ys[3])
+                            out[i] = <summand*>(corner + t.spread * i * ys[2] + at.q0 * ys[3])
                         else:
                             out[i] = spare
                     shape.ncolumns = t.begins[phase + 1] - t.begins[phase]
                     shape.columns = <const ptrdiff_t*>t.columns + t.begins[phase]
                     if t.each:
-                        tile(&shape, True, size, lines, packed, <const summand*>start, v * lanes, columns, out)
+                        tile(&shape, True, size, lines, mask, packed, <const summand*>start, v * lanes, at.columns, out)
                     elif staged:
-                        tile(&shape, False, size, lines, packed, <const summand*>start, 0, (run + lanes - 1) // lanes, out)
+                        tile(&shape, False, size, lines, mask, packed, <const summand*>start, 0,
+                             (run + lanes - 1) // lanes, out)
                     else:
-                        tile(&shape, False, size, lines, packed, <const summand*>start, 0, run // lanes, out)
+                        tile(&shape, False, size, lines, mask, packed, <const summand*>start, 0, run // lanes, out)
                         if run % lanes:  # the last vector once more, from where it is whole
-                            tile(&shape, False, size, lines, packed, <const summand*>start, run - lanes, 1, out)
+                            tile(&shape, False, size, lines, mask, packed, <const summand*>start, run - lanes, 1, out)
                     packed += shape.ncolumns * weights
             if staged:
-                store(t, <const summand*>stage, size, y + (p0 + r + t.spread * m) * ys[2], ys, y_item, y_kind, elements,
-                      q0, columns)
+                store(t, <const summand*>stage, size, corner, ys, y_item, y_kind, elements, at.q0, at.columns)
+            m += ROWS_M
+
+
+cdef void forward_unit(Py_ssize_t unit, const Task* t, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item, int x_kind,
+                       summand cval, const summand* w, const summand* bias, char* y, const Py_ssize_t* ys,
+                       Py_ssize_t y_item, int y_kind, char* scratch) noexcept nogil:
+    """The same block of a few planes of one sample."""
+    cdef Py_ssize_t columns_all = (t.Q + t.phases - 1) // t.phases
+    cdef Py_ssize_t q_blocks = (columns_all + t.block_q - 1) // t.block_q, p_blocks = (t.P + t.block_p - 1) // t.block_p
+    cdef Py_ssize_t bunches = (t.planes + t.bunch - 1) // t.bunch
+    cdef Py_ssize_t rest = unit // q_blocks, k, first
+    cdef Place at
+    cdef bint masked = t.in_place
+    at.q0, at.p0 = unit % q_blocks * t.block_q, rest % p_blocks * t.block_p
+    first, at.n = rest // p_blocks % bunches * t.bunch, rest // p_blocks // bunches
+    at.rows, at.columns = min(t.block_p, t.P - at.p0), min(t.block_q, columns_all - at.q0)
+    if masked:
+        make_mask(t, &at, <summand*>scratch)
+    for k in range(first, min(first + t.bunch, t.planes)):
+        plane_block(t, &at, k, x, xs, x_item, x_kind, cval, w, bias, y, ys, y_item, y_kind, masked, scratch)
 
 
 cdef void forward(Task t, Py_ssize_t N, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item, int x_kind, summand cval,
                   const summand* w, const summand* bias, char* y, const Py_ssize_t* ys, Py_ssize_t y_item, int y_kind,
                   char* scratch, Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t unit, units = (N * t.planes * ((t.P + t.block_p - 1) // t.block_p)
+    cdef Py_ssize_t unit, units = (N * ((t.planes + t.bunch - 1) // t.bunch) * ((t.P + t.block_p - 1) // t.block_p)
                                    * (((t.Q + t.phases - 1) // t.phases + t.block_q - 1) // t.block_q))
     if workers == 1:
         for unit in range(units):
@@ -345,47 +451,62 @@ cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t N, Py_ssize_t p
     cdef Py_ssize_t elements = min(t.pixel, t.channels - channel) if t.each else t.pixel
     cdef Py_ssize_t vectors = t.padded // lanes if t.each else 1
     cdef Py_ssize_t ncolumns = t.begins[1], count = t.taps * ncolumns
-    cdef summand* copy = <summand*>scratch
-    cdef summand* dy_copy = copy + (t.step_h * (t.block_p - 1) + t.reach_h + 1) * t.line + lanes
+    cdef summand* zeros = <summand*>scratch
+    cdef summand* copy = zeros + 2 * t.line
+    cdef summand* dy_copy = copy + t.lines * t.line + lanes
     cdef summand* dot = dy_copy + t.block_p * t.stage
-    cdef const summand** lines = <const summand**>(dot + vectors * count * lanes)
+    cdef const summand** block = <const summand**>(dot + vectors * count * lanes)
+    cdef const summand** lines = block + t.lines
+    cdef const summand* mask
+    cdef const char* plane
+    cdef Place at
+    cdef bint dy_in_place
     cdef const summand* dy_lines[4]
     cdef RowsTile shape
-    cdef Py_ssize_t b, n, p0, q0, rows, columns, run, r, m, i, v, s, chunk, left, size, c, steps, rest
+    cdef Py_ssize_t b, run, r, m, i, v, s, chunk, left, size, c, steps, rest
     cdef const char* row
+    cdef const char* corner
     cdef summand* sums
     cdef summand total
     memset(dot, 0, vectors * count * lanes * item)
     shape.chunks = 1
     shape.x_step = shape.y_step = t.padded if t.each else lanes
     for b in range(blocks * piece // pieces, blocks * (piece + 1) // pieces):
-        n, p0, q0 = b // q_blocks // p_blocks, b // q_blocks % p_blocks * t.block_p, b % q_blocks * t.block_q
-        rows, columns = min(t.block_p, t.P - p0), min(t.block_q, t.Q - q0)
-        run = columns * t.pixel
-        steps = columns if t.each else (run + lanes - 1) // lanes
+        at.n, at.p0, at.q0 = b // q_blocks // p_blocks, b // q_blocks % p_blocks * t.block_p, b % q_blocks * t.block_q
+        at.rows, at.columns = min(t.block_p, t.P - at.p0), min(t.block_q, t.Q - at.q0)
+        run = at.columns * t.pixel
+        steps = at.columns if t.each else (run + lanes - 1) // lanes
         rest = lanes if t.each else run - (steps - 1) * lanes
-        load_block(x + n * xs[0] + (channel if t.each else k // t.multiplier) * xs[1], xs, x_item, x_kind, t, cval,
-                   elements, p0, rows, q0, columns, copy)
-        for i in range(rows):
-            row = dy + n * ys[0] + channel * ys[1] + (p0 + i) * ys[2] + q0 * ys[3]
-            load_pixels(row, ys[3], item, 0, t, elements, columns, dy_copy + i * t.stage)
-            if not t.each:
-                memset(dy_copy + i * t.stage + run, 0, (steps * lanes - run) * item)
-        for r in range(min(t.spread, rows)):
-            left, m = (rows - r + t.spread - 1) // t.spread, 0
+        plane = x + at.n * xs[0] + (channel if t.each else k // t.multiplier) * xs[1]
+        mask = NULL
+        if t.in_place:
+            make_mask(t, &at, zeros)
+        if t.in_place and find_block(plane, xs, t, &at, zeros, block):
+            mask = zeros + t.line
+        else:
+            load_block(plane, xs, x_item, x_kind, t, cval, elements, &at, block, copy)
+        corner = dy + at.n * ys[0] + channel * ys[1] + at.p0 * ys[2] + at.q0 * ys[3]
+        row = corner + max((at.rows - 1) * ys[2], 0)
+        dy_in_place = t.pixel == 1 and ys[3] == item and row + steps * lanes * item <= t.y_end
+        if not dy_in_place:
+            for i in range(at.rows):
+                load_pixels(corner + i * ys[2], ys[3], item, 0, t, elements, at.columns, dy_copy + i * t.stage)
+        for r in range(min(t.spread, at.rows)):
+            left, m = (at.rows - r + t.spread - 1) // t.spread, 0
             while m < left:
                 size = DOTS_M if left - m >= DOTS_M else 1
                 for i in range(size):
-                    dy_lines[i] = dy_copy + (r + t.spread * (m + i)) * t.stage
+                    s = r + t.spread * (m + i)
+                    dy_lines[i] = <const summand*>(corner + s * ys[2]) if dy_in_place else dy_copy + s * t.stage
                 sums = dot
                 for chunk in range(t.chunks):
-                    point(t, <const summand*>copy, r + t.spread * m, rows, size, chunk, lines)
+                    point(t, block, r + t.spread * m, at.rows, size, chunk, lines)
                     shape.taps = <const ptrdiff_t*>t.sizes + chunk
                     for s in range((ncolumns + DOTS_S - 1) // DOTS_S):
                         s *= DOTS_S
                         shape.columns, shape.ncolumns = <const ptrdiff_t*>t.columns + s, min(DOTS_S, ncolumns - s)
                         for v in range(vectors):
-                            dots(&shape, lines, dy_lines, size, v * lanes, steps, rest, sums)
+                            dots(&shape, lines, mask, dy_lines, size, v * lanes, steps, rest, sums)
                             sums += shape.ncolumns * t.sizes[chunk] * lanes
                 m += size
     # The order is that of `sums`: chunk, columns of taps, vector; lanes are one sum, or channels.
@@ -432,13 +553,39 @@ cdef Task make_task(tuple numbers, const int64_t[::1] rows, const int64_t[::1] c
     cdef const int64_t* table = &tables[0]
     (t.planes, t.multiplier, t.channels, t.pixel, t.padded, t.each, t.h.extent, t.w.extent, t.P, t.Q, t.phases, t.step_h,
      t.step_w, t.spread, t.first_h, t.reach_h, t.first_w, t.reach_w, t.block_p, t.block_q, t.plane, t.source_phases,
-     t.line, t.stage, t.chunks, t.taps) = numbers
+     t.bunch, t.lines, t.line, t.stage, t.chunks, t.taps) = numbers
     t.h.before, t.h.after, t.h.edge = before_h, rows.shape[0] - before_h, &rows[0] if rows.shape[0] else NULL
     t.w.before, t.w.after, t.w.edge = before_w, columns.shape[0] - before_w, &columns[0] if columns.shape[0] else NULL
     t.residues, t.sizes = table, table + t.source_phases
     t.bases, t.begins = t.sizes + t.chunks, t.sizes + 2 * t.chunks
     t.columns = t.begins + t.phases + 1
+    t.in_place = False
     return t
+
+
+cdef void place(Task* t, const Py_buffer* x, int kind, bint zero) noexcept nogil:
+    """May lines be read in place? If all that lies beyond the edge is zeros, columns are next to each other, and the
+    lines of a tile don't crowd into the same sets of the first cache (8 ways of 4 KiB)."""
+    cdef Py_ssize_t i, reach, pitch = x.strides[2] if x.strides[2] > 0 else -x.strides[2], sets = 4096
+    if t.each or t.pixel > 1 or kind != 0 or t.step_w != 1 or x.strides[3] != x.itemsize or not zero:
+        return
+    while pitch % sets:
+        sets //= 2
+    if (2 * ROWS_M + t.reach_h) * sets > 8 * 4096:
+        return
+    t.in_place = True
+    t.x_begin, t.x_end = bound(<const char*>x.buf, x.shape, x.strides, x.itemsize, True), bound(
+        <const char*>x.buf, x.shape, x.strides, x.itemsize, False)
+
+
+cdef const char* bound(const char* buf, const Py_ssize_t* shape, const Py_ssize_t* strides, Py_ssize_t item,
+                       bint lower) noexcept nogil:
+    """Where the elements of an array of four axes begin, or end."""
+    cdef Py_ssize_t i, reach
+    for i in range(4):
+        reach = (shape[i] - 1) * strides[i]
+        buf += min(reach, 0) if lower else max(reach, 0)
+    return buf if lower else buf + item
 
 
 def f32_forward(x, int x_kind, const float[::1] packed, const float[::1] bias, y, int y_kind, float cval, tuple numbers,
@@ -448,6 +595,7 @@ def f32_forward(x, int x_kind, const float[::1] packed, const float[::1] bias, y
     cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
     cdef Py_buffer a, b
     PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
+    place(&t, &a, x_kind, cval == 0 and t.h.edge == NULL and t.w.edge == NULL)
     try:
         PyObject_GetBuffer(y, &b, PyBUF_STRIDES | PyBUF_WRITABLE)
         with nogil:
@@ -466,6 +614,7 @@ def f64_forward(x, int x_kind, const double[::1] packed, const double[::1] bias,
     cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
     cdef Py_buffer a, b
     PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
+    place(&t, &a, x_kind, cval == 0 and t.h.edge == NULL and t.w.edge == NULL)
     try:
         PyObject_GetBuffer(y, &b, PyBUF_STRIDES | PyBUF_WRITABLE)
         with nogil:
@@ -484,6 +633,7 @@ def u64_forward(x, int x_kind, const uint64_t[::1] packed, const uint64_t[::1] b
     cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
     cdef Py_buffer a, b
     PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
+    place(&t, &a, x_kind, cval == 0 and t.h.edge == NULL and t.w.edge == NULL)
     try:
         PyObject_GetBuffer(y, &b, PyBUF_STRIDES | PyBUF_WRITABLE)
         with nogil:
@@ -502,6 +652,8 @@ def f32_weight_grad(x, int x_kind, const float[:, :, :, :] dy, float[:, :, ::1] 
     cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
     cdef Py_buffer a
     PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
+    place(&t, &a, x_kind, cval == 0 and t.h.edge == NULL and t.w.edge == NULL)
+    t.y_end = bound(<const char*>&dy[0, 0, 0, 0], dy.shape, dy.strides, sizeof(dy[0, 0, 0, 0]), False)
     with nogil:
         weight_grad[float](t, a.shape[0], dw.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval,
                            <const char*>&dy[0, 0, 0, 0], dy.strides, &dw[0, 0, 0], <char*>&scratch[0], worker_bytes, workers)
@@ -515,6 +667,8 @@ def f64_weight_grad(x, int x_kind, const double[:, :, :, :] dy, double[:, :, ::1
     cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
     cdef Py_buffer a
     PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
+    place(&t, &a, x_kind, cval == 0 and t.h.edge == NULL and t.w.edge == NULL)
+    t.y_end = bound(<const char*>&dy[0, 0, 0, 0], dy.shape, dy.strides, sizeof(dy[0, 0, 0, 0]), False)
     with nogil:
         weight_grad[double](t, a.shape[0], dw.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval,
                            <const char*>&dy[0, 0, 0, 0], dy.strides, &dw[0, 0, 0], <char*>&scratch[0], worker_bytes, workers)
@@ -528,6 +682,8 @@ def u64_weight_grad(x, int x_kind, const uint64_t[:, :, :, :] dy, uint64_t[:, :,
     cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
     cdef Py_buffer a
     PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
+    place(&t, &a, x_kind, cval == 0 and t.h.edge == NULL and t.w.edge == NULL)
+    t.y_end = bound(<const char*>&dy[0, 0, 0, 0], dy.shape, dy.strides, sizeof(dy[0, 0, 0, 0]), False)
     with nogil:
         weight_grad[uint64_t](t, a.shape[0], dw.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval,
                            <const char*>&dy[0, 0, 0, 0], dy.strides, &dw[0, 0, 0], <char*>&scratch[0], worker_bytes, workers)

@@ -32,6 +32,7 @@ __all__ = ["KINDS", "Packed", "Tables", "cost", "forward", "pack", "serves", "we
 COPY_BYTES = 1 << 18  # of copied lines: they stay in L2
 CACHE_BYTES = 24576  # in L1 with room to spare
 SLICE = 6  # vectors of channels side by side that are taken together, at the most
+BUNCH = 4096  # pixels of small planes that are a unit together
 PIECES = 8  # weight gradients of fewer planes are cut over blocks
 
 KINDS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
@@ -136,6 +137,8 @@ def _pass(problem: ConvProblem, kernel: Any, pixels: _Pixels, phase: int, taps_h
     )
     lines = step_h * (block_p - 1) + last_h - first_h + 1
     stage = up(block_q * pixels.padded, 16) + 16
+    whole = block_p >= P and block_q * len(taps_w) >= Q
+    bunch = max(BUNCH // (P * Q * pixels.padded), 1) if whole else 1
     columns = [
         (residues.index(offset % step_w) * plane + offset // step_w - first_w) * pixels.padded
         for taps in taps_w
@@ -146,17 +149,17 @@ def _pass(problem: ConvProblem, kernel: Any, pixels: _Pixels, phase: int, taps_h
     numbers = (
         pixels.planes, _planes(problem) // problem.groups, _planes(problem), pixels.pixel, pixels.padded, pixels.each,
         H, W, P, Q, len(taps_w), step_h, step_w, spread, first_h, last_h - first_h, first_w, reach_w,
-        block_p, block_q, plane, len(residues), line, stage, len(chunks), len(taps_h),
+        block_p, block_q, plane, len(residues), bunch, lines, line, stage, len(chunks), len(taps_h),
     )  # fmt: skip
-    elements, pieces = lines * line + lanes, 1
+    elements, pieces = (lines + 2) * line + lanes, 1
     if problem.direction == "weight_grad":
         elements += block_p * stage + len(order) * max(pixels.padded, lanes)
-        pointers = kernel.LINES
+        pointers = lines + kernel.LINES
         blocks = problem.N * -(-P // block_p) * -(-Q // block_q)
         pieces = max(min(PIECES // pixels.planes, blocks), 1)
     else:
         elements += (len(taps_w) * kernel.M + 1) * stage
-        pointers = len(chunks) * kernel.LINES
+        pointers = lines + len(chunks) * kernel.LINES
     return _Pass(
         pixels, numbers, np.array(tables, np.int64), np.array(order, np.intp), up(elements * item + 8 * pointers, 64),
         slice(phase, None, 1 if forward else sh), pieces, lines,
@@ -172,7 +175,7 @@ def _blocks(
     """
 
     def line(columns: int) -> int:
-        elements = up(residues * (columns + reach_w) * pixel, 16)
+        elements = up(residues * (columns + reach_w) * pixel + 16, 16)
         return elements + (16 if elements * item % 1024 == 0 else 0)  # lines don't share cache sets
 
     least = kernel.M * spread
@@ -206,6 +209,22 @@ class Tables:
     @cached_property
     def lanes(self) -> int:
         return self.kernel.BYTES // self.problem.itemsize
+
+    @cached_property
+    def kinds(self) -> dict[np.dtype, int]:
+        """Numbers of dtypes, 0 for that of the sums."""
+        others = {np.dtype(name): kind for kind, name in enumerate(KINDS, 1)}
+        return others | {np.dtype(self.problem.compute_dtype): 0}
+
+    @cached_property
+    def entry(self) -> Any:
+        """The kernel's function."""
+        name = "_weight_grad" if self.problem.direction == "weight_grad" else "_forward"
+        return getattr(self.kernel, PREFIX[self.problem.compute_dtype] + name)
+
+    @cached_property
+    def cval(self) -> float | int:
+        return 0 if self.problem.direction == "input_grad" else self.problem.compute_cval
 
     @cached_property
     def pixels(self) -> _Pixels:
@@ -257,7 +276,7 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
         blocks = problem.N * pixels.planes * -(-P // block_p) * -(-columns // block_q)
         run = columns * pixels.padded if pixels.each else up(columns, lanes)
         flops += 2 * problem.N * pixels.planes * P * run * len(one.order)
-        line = one.numbers[22]
+        line = one.numbers[24]
         moved += 2 * blocks * one.lines * line * item
         worker = max(worker, one.worker_bytes)
         shared += len(one.order) * pixels.planes * pixels.padded * item * one.pieces
@@ -300,10 +319,6 @@ def _side_by_side(array: np.ndarray, axis: int) -> bool:
     return array.strides[axis] == array.itemsize and array.strides[3] == array.shape[axis] * array.itemsize
 
 
-def _kind(array: np.ndarray, compute: str) -> int:
-    return 0 if array.dtype == compute else KINDS.index(array.dtype.name) + 1
-
-
 def _layout(
     tables: Tables, a: np.ndarray, b: np.ndarray
 ) -> tuple[list[_Pass], np.ndarray, np.ndarray]:
@@ -322,33 +337,29 @@ def forward(
     tables: Tables, x: np.ndarray, packed: Packed, bias: np.ndarray, y: np.ndarray, workers: int
 ) -> None:
     """The result of a forward problem or of an input gradient; of the latter, the rows that windows reach."""
-    compute = tables.problem.compute_dtype
     passes, x, y = _layout(tables, x, y)
     weights = packed.passes
     if passes is not tables.passes and tables.pixels.each:
         weights = [_in_order(one, packed.weights, tables.lanes) for one in passes]
-    run = getattr(tables.kernel, PREFIX[compute] + "_forward")
-    cval = tables.problem.compute_cval if tables.problem.direction == "forward" else 0
+    kinds = tables.kinds
     for one, taps in zip(passes, weights, strict=True):
-        rows = y[:, :, one.rows]
         with scratch(one.worker_bytes * workers) as memory:
-            run(
-                x, _kind(x, compute), taps, bias, rows, _kind(rows, compute), cval, one.numbers, *tables.edges,
-                one.tables, memory, one.worker_bytes, workers,
+            tables.entry(
+                x, kinds[x.dtype], taps, bias, y[:, :, one.rows], kinds[y.dtype], tables.cval, one.numbers,
+                *tables.edges, one.tables, memory, one.worker_bytes, workers,
             )  # fmt: skip
 
 
 def weight_grad(tables: Tables, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, workers: int) -> None:
-    compute = tables.problem.compute_dtype
     (one,), x, dy = _layout(tables, x, dy)
-    parts = np.empty((one.pieces, dw.shape[0], len(one.order)), compute)
+    parts = np.empty((one.pieces, dw.shape[0], len(one.order)), tables.problem.compute_dtype)
     with scratch(one.worker_bytes * workers) as memory:
-        getattr(tables.kernel, PREFIX[compute] + "_weight_grad")(
-            x, _kind(x, compute), dy, parts, tables.problem.compute_cval, one.numbers, *tables.edges, one.tables, memory,
+        tables.entry(
+            x, tables.kinds[x.dtype], dy, parts, tables.cval, one.numbers, *tables.edges, one.tables, memory,
             one.worker_bytes, workers,
         )  # fmt: skip
     if one.pieces > 1:
         add_up(parts, parts[0])
-    flat = np.empty(parts.shape[1:], compute)
+    flat = np.empty_like(parts[0])
     flat[:, one.order] = parts[0]
     dw[...] = flat.reshape(dw.shape)
