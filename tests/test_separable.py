@@ -308,6 +308,25 @@ def test_bands_and_blocks(terms, isa):
         np.testing.assert_allclose(result, expected, atol=1e-10, rtol=0)
 
 
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("channels", [2, 3, 5])
+@pytest.mark.parametrize("terms", [1, 2])
+def test_a_channel_of_a_photo_keeps_its_bytes(boundary, channels, terms, isa):
+    kernel = of_rank(terms, (5, 7), dtype="float32")
+    photo = np.random.default_rng(0).standard_normal((23, 41, channels)).astype(np.float32)
+    for spoilt in (0, np.inf):
+        photo[11, 17, 0] += spoilt
+        for options in ({}, {"dilation": (1, 3)}, {"stride": (2, 1), "mode": "full", "cval": 2.0}, {"stride": 2}):
+            options = options | {"boundary": boundary, "method": "separable"}
+            together = fc.correlate2d(photo, kernel, axes=(0, 1), **options)
+            for c in range(channels):
+                assert together[..., c].tobytes() == fc.correlate2d(photo[..., c], kernel, **options).tobytes()
+            dx = fc.correlate2d_input_grad(together, kernel, photo.shape, axes=(0, 1), **options)
+            for c in range(channels):
+                alone = fc.correlate2d_input_grad(together[..., c], kernel, photo.shape[:2], **options)
+                assert dx[..., c].tobytes() == alone.tobytes()
+
+
 def test_auto_takes_it_where_it_pays():
     image = np.random.default_rng(0).random((600, 600), np.float32)
     smooth = fc.gaussian_kernel(3.0).astype(np.float32)

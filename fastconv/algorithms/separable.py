@@ -5,7 +5,8 @@
 
 R + S products a pixel and term in place of R * S. Both sums are made in one walk down a band of rows, so that what
 lies between them never leaves the cache. Input gradients are forward convolutions, one per output phase, whose filters
-are parts of the factors. Kernel: src_cython/separable.pyx, which draws the bands; this module chooses their sizes.
+are parts of the factors. A photo's channels are filtered as one image whose taps lie that many pixels apart. Kernel:
+src_cython/separable.pyx, which draws the bands; this module chooses their sizes.
 
 A term spreads NaN and infinities over the window they are in, as the direct sum does; but several terms can turn an
 infinity into NaN, or overflow where their sum wouldn't: lines that aren't finite are then computed again directly.
@@ -33,6 +34,7 @@ SCOPE, ELEMENTWISE = "window", False
 RING_BYTES = 256 << 10  # rows of t that are still needed: they stay in a level-2 cache
 LINES = 64  # of a band, at the least; its first R - 1 rows are computed in the band above, too
 BAND = 16  # times as many lines as those rows
+CHANNELS = 4  # of a photo that are filtered side by side, at the most
 KINDS = ("", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 """What images are converted from in passing: their numbers in simd/convert.h."""
 ROW = 1.5  # times as long takes a multiply-add along a row as one down the columns, for its load
@@ -128,6 +130,17 @@ class _Tables:
     rows: np.ndarray
     columns: np.ndarray
     taps: np.ndarray
+    photo: _Tables | None
+    """For images whose pixels lie side by side."""
+
+
+def _photo(problem: ConvProblem) -> ConvProblem | None:
+    """The images as channels of one photo (H, W, N): a single image N times as wide, and so are its taps' distances."""
+    n, (before, after), (dh, dw) = problem.N, problem.padding[1], problem.dilation
+    if problem.C > 1 or not 1 < n <= CHANNELS or problem.stride[1] > 1:
+        return None
+    wide = problem.padding[0], (before * n, after * n)
+    return replace(problem, N=1, W=problem.W * n, padding=wide, dilation=(dh, dw * n))
 
 
 def _tables(problem: ConvProblem, isa: str) -> _Tables:
@@ -142,7 +155,12 @@ def _tables(problem: ConvProblem, isa: str) -> _Tables:
     )  # fmt: skip
     forward = getattr(kernel, PREFIX[problem.compute_dtype] + "_forward")
     taps = (s % phases_w * row + s * dw // sw).astype(np.int64)
-    return _Tables(problem, forward, geometry, blocks, problem.rows(), problem.columns(), taps)
+    columns, photo = problem.columns(), None
+    wide = _photo(problem)
+    if wide is not None:
+        each = np.where(columns[:, None] < 0, -1, columns[:, None] * problem.N + np.arange(problem.N))
+        photo = replace(_tables(wide, isa), columns=each.ravel())
+    return _Tables(problem, forward, geometry, blocks, problem.rows(), columns, taps, photo)
 
 
 def _phases(problem: ConvProblem) -> list[phases.Phase]:
@@ -176,7 +194,9 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
     flops = 2 * planes * q * problem.rank * (ROW * rows * problem.S + problem.P * problem.R)
     moved = planes * problem.itemsize * (-(-problem.Q // width) * rows * row + problem.P * problem.Q)
     shared = problem.C * (problem.rank * (problem.R + problem.S) + problem.R * problem.S) * problem.itemsize
-    return Cost(flops, COPYING * moved, shared, blocks.worker_bytes, "separable")
+    wide = _photo(problem)
+    worker = max(blocks.worker_bytes, _blocks(wide, kernel).worker_bytes if wide is not None else 0)
+    return Cost(flops, COPYING * moved, shared, worker, "separable")
 
 
 # --- weights and runs ------------------------------------------------------------------------------
@@ -233,6 +253,9 @@ def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, wor
 
 
 def _forward(tables: _Tables, x: np.ndarray, packed: _Packed, bias: np.ndarray, y: np.ndarray, workers: int) -> None:
+    # Not where lines may be computed again: another channel's bytes must not depend on that.
+    if tables.photo is not None and not packed.kernels.size and _side_by_side(x) and _side_by_side(y):
+        tables, x, y = tables.photo, _as_one(x), _as_one(y)
     blocks, own = tables.blocks, bias.dtype
     kind = KINDS.index(x.dtype.name) if x.dtype != own else 0
     with scratch(blocks.worker_bytes * workers) as memory:
@@ -241,6 +264,17 @@ def _forward(tables: _Tables, x: np.ndarray, packed: _Packed, bias: np.ndarray, 
             tables.problem.compute_cval, tables.geometry, blocks.sizes, tables.rows, tables.columns, tables.taps,
             memory, blocks.worker_bytes, workers,
         )  # fmt: skip
+
+
+def _side_by_side(images: np.ndarray) -> bool:
+    """Do the images (N, 1, H, W) lie as the channels of a photo (H, W, N) do?"""
+    n, item = len(images), images.itemsize
+    return images.strides[0] == item and images.strides[3] == n * item
+
+
+def _as_one(images: np.ndarray) -> np.ndarray:
+    """A view of them as (1, 1, H, W * N)."""
+    return images.transpose(1, 2, 3, 0).reshape(1, 1, images.shape[2], -1)
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:
