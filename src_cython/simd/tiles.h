@@ -5,16 +5,19 @@
 #define T f32
 #include "direct_tile.h"
 #include "gemm_tile.h"
+#include "transpose.h"
 #include "gemm_pack.h"
 #undef T
 #define T f64
 #include "direct_tile.h"
 #include "gemm_tile.h"
+#include "transpose.h"
 #include "gemm_pack.h"
 #undef T
 #define T u64
 #include "direct_tile.h"
 #include "gemm_tile.h"
+#include "transpose.h"
 #include "gemm_pack.h"
 #undef T
 

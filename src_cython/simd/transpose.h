@@ -1,5 +1,5 @@
 /* L x L transposes in registers and what they are for: L channels of a plane-by-plane image as vectors of channels,
- * for one element type T (f32 or f64), L = LANES(T).
+ * for one element type T, L = LANES(T).
  *
  *   T_load_columns     out[j][l] = x[l*channel + j]      j < count, l < lanes; zeros for lanes <= l < L
  *   T_store_columns    y[l*channel + j] = in[j][l]       j < count, l < lanes
@@ -22,12 +22,15 @@
 #if VECTOR_BYTES == 64
 #define LANES_f32 16
 #define LANES_f64 8
+#define LANES_u64 8
 #elif VECTOR_BYTES == 32
 #define LANES_f32 8
 #define LANES_f64 4
+#define LANES_u64 4
 #else
 #define LANES_f32 4
 #define LANES_f64 2
+#define LANES_u64 2
 #endif
 #define FASTCONV_ZIP(half, a, b) FASTCONV_ZIP_(half, PASTE__(LANES, T), a, b)
 #define PASTE__(a, b) PASTE(a, b)
