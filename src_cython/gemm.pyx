@@ -12,15 +12,19 @@ Every array is a matrix over two axes, and an axis is three nested loops, each w
     input_grad    forward with turned filters (fastconv/algorithms/phases.py)
 
 The windows are a matrix as well: element (c, r, s; n, p, q) is x[n, c, rows[p*sh + r*dh], columns[q*sw + s*dw]] or the
-constant. They never exist as a whole. multiply() cuts a product C (rows x lanes) = A (rows x depth) B (depth x lanes) as
+constant. They never exist as a whole: where they stay inside the image, they are the image, with other strides; where
+they leave it, a patch of it is copied with its padding, as much as is needed at a time, and they are that. So each
+element of each matrix lies at an offset along one axis plus an offset along the other. multiply() cuts a product
+C (rows x lanes) = A (rows x depth) B (depth x lanes) as
 
     for a block of the depth:          b: panels [depth][GEMM_N] of all lanes, in the second cache
-        for a panel of rows:           a: [height][GEMM_LDA], in the first cache
-            for a panel of lanes:      the tile of simd/gemm_tile.h, straight into C where its rows lie in one piece
+        for a piece of the rows:       A is read where it lies: offsets of its rows, offsets of the depth
+            for a panel of lanes:      the tile of simd/gemm_tile.h, straight into C where C's lanes lie side by side,
+                                       else by way of put, transposed where its rows do
 
-and fetch() fills panels of any matrix. Which operand is A and which is B is the caller's choice: a product and its
-transpose add up the same terms in the same order. Each element of C is summed in depth blocks, which the depth alone
-settles, so its bytes depend neither on how C is cut into units of work nor on the other elements.
+Which operand is A and which is B is the caller's choice: a product and its transpose add up the same terms in the same
+order. Each element of C is summed in depth blocks, which the problem alone settles, so its bytes depend neither on how
+C is cut into units of work nor on the other elements.
 
 Each worker has `worker_bytes` of scratch, 64-byte aligned; workers == 1 never enters a parallel region.
 """
@@ -34,47 +38,62 @@ from windows cimport Geometry, gather_windows, scatter_windows, summand
 cdef extern from "tiles.h" nogil:
     const int GEMM_M
     const int GEMM_VECTORS
+    const int GEMM_UNIT
     const int GEMM_DEPTH_BYTES
     const int VECTOR_BYTES
     void prefetch(const void*, ptrdiff_t)
-    void f32_gemm_tile(ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, const float*, const float*, float*, ptrdiff_t)
+    void prefetch_to_write(const void*, ptrdiff_t)
+    void f32_gemm_tile(ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, const ptrdiff_t*, const ptrdiff_t*, const float*,
+                       const float*, float*, ptrdiff_t)
     void f32_copy(const float*, ptrdiff_t, float*)
-    void f32_copy_every_2(const float*, ptrdiff_t, float*)
+    void f32_copy_padded(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, float, float*)
     void f32_add(const float*, ptrdiff_t, float*)
     void f32_put_every_2(const float*, ptrdiff_t, float*, int)
-    void f32_copy_runs(const float*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*, ptrdiff_t)
-    void f32_transpose(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*, ptrdiff_t)
-    void f64_gemm_tile(ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, const double*, const double*, double*, ptrdiff_t)
+    void f32_copy_runs(const float*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*)
+    void f32_zip_row(const float*, ptrdiff_t, const float*, ptrdiff_t, float*)
+    void f32_put_turned(const float*, ptrdiff_t, ptrdiff_t, const float*, float*, ptrdiff_t)
+    void f32_transpose_rows(const float*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, const float*, float*, ptrdiff_t)
+    void f64_gemm_tile(ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, const ptrdiff_t*, const ptrdiff_t*, const double*,
+                       const double*, double*, ptrdiff_t)
     void f64_copy(const double*, ptrdiff_t, double*)
-    void f64_copy_every_2(const double*, ptrdiff_t, double*)
+    void f64_copy_padded(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, double, double*)
     void f64_add(const double*, ptrdiff_t, double*)
     void f64_put_every_2(const double*, ptrdiff_t, double*, int)
-    void f64_copy_runs(const double*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*, ptrdiff_t)
-    void f64_transpose(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*, ptrdiff_t)
-    void u64_gemm_tile(ptrdiff_t, ptrdiff_t, ptrdiff_t, const uint64_t*, const uint64_t*, const uint64_t*, uint64_t*, ptrdiff_t)
+    void f64_copy_runs(const double*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*)
+    void f64_zip_row(const double*, ptrdiff_t, const double*, ptrdiff_t, double*)
+    void f64_put_turned(const double*, ptrdiff_t, ptrdiff_t, const double*, double*, ptrdiff_t)
+    void f64_transpose_rows(const double*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, const double*, double*, ptrdiff_t)
+    void u64_gemm_tile(ptrdiff_t, ptrdiff_t, ptrdiff_t, const uint64_t*, const ptrdiff_t*, const ptrdiff_t*, const uint64_t*,
+                       const uint64_t*, uint64_t*, ptrdiff_t)
     void u64_copy(const uint64_t*, ptrdiff_t, uint64_t*)
-    void u64_copy_every_2(const uint64_t*, ptrdiff_t, uint64_t*)
+    void u64_copy_padded(const uint64_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, uint64_t, uint64_t*)
     void u64_add(const uint64_t*, ptrdiff_t, uint64_t*)
     void u64_put_every_2(const uint64_t*, ptrdiff_t, uint64_t*, int)
-    void u64_copy_runs(const uint64_t*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, uint64_t*, ptrdiff_t)
-    void u64_transpose(const uint64_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, uint64_t*, ptrdiff_t)
+    void u64_copy_runs(const uint64_t*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, uint64_t*)
+    void u64_zip_row(const uint64_t*, ptrdiff_t, const uint64_t*, ptrdiff_t, uint64_t*)
+    void u64_put_turned(const uint64_t*, ptrdiff_t, ptrdiff_t, const uint64_t*, uint64_t*, ptrdiff_t)
+    void u64_transpose_rows(const uint64_t*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, const uint64_t*, uint64_t*, ptrdiff_t)
 
 TILE_ROWS, TILE_VECTORS = GEMM_M, GEMM_VECTORS
 TILE_BYTES = GEMM_VECTORS * VECTOR_BYTES
 """Bytes of one row of a tile."""
+UNIT_BYTES = GEMM_UNIT
+"""Bytes of which a narrower tile's row is a multiple."""
 DEPTH_BYTES = GEMM_DEPTH_BYTES
 """Bytes of one row of a block of the depth, at the most."""
-cdef Py_ssize_t OFFSETS_BYTES = GEMM_DEPTH_BYTES // 4 * sizeof(ptrdiff_t)
-PANEL_BYTES = OFFSETS_BYTES + (16 + 32) * (GEMM_DEPTH_BYTES + 64) + 16 * GEMM_VECTORS * VECTOR_BYTES
-"""Scratch of a product beside the panels of b and a patch: offsets, a, 32 rows to be transposed, and a tile of c."""
+cdef enum:
+    GROUP = 64  # rows whose tiles are computed one after another: whole vectors, where they are stored transposed
+    MOST_ROWS = 80  # of a group with what is left of the rows
+    MOST_LANES = 64  # of a panel
+    TURNED = 64  # channels, and taps, of a piece of turned filters
+cdef Py_ssize_t OFFSETS_BYTES = (GEMM_DEPTH_BYTES // 4 + MOST_ROWS) * sizeof(ptrdiff_t)
+cdef Py_ssize_t COPY_BYTES = GEMM_DEPTH_BYTES + 64  # from one copied row of a to the next: not a multiple of a page
+PANEL_BYTES = OFFSETS_BYTES + 2 * MOST_ROWS * GEMM_VECTORS * VECTOR_BYTES + MOST_ROWS * (GEMM_DEPTH_BYTES + 64)
+"""Scratch of a product beside the panels of b and a patch: offsets, tiles of c in both orders, copied rows of a."""
 
 
 cdef inline Py_ssize_t blocks_of(Py_ssize_t extent, Py_ssize_t block) noexcept nogil:
     return (extent + block - 1) // block
-
-
-cdef inline Py_ssize_t up(Py_ssize_t extent, Py_ssize_t block) noexcept nogil:
-    return (extent + block - 1) // block * block
 
 
 # --- matrices --------------------------------------------------------------------------------------
@@ -83,18 +102,22 @@ cdef inline Py_ssize_t up(Py_ssize_t extent, Py_ssize_t block) noexcept nogil:
 cdef struct Axis:  # nested loops, the innermost last
     Py_ssize_t extent[3]
     Py_ssize_t stride[3]  # in elements
-    Py_ssize_t down[3]  # windows only: rows and columns of the padded image
-    Py_ssize_t right[3]
+
+
+cdef struct Cut:  # of an axis, outers * units * unit long, into outers * pieces
+    Py_ssize_t outers, units, unit, pieces
 
 
 cdef struct Matrix:
     char* data
-    Axis item  # filters or pixels: a row of A, a lane of B
+    Axis item  # filters, pixels or taps: a row of A, a lane of B
     Axis depth  # what is summed over
-    bint padded  # windows that may leave the image
-    bint patched  # windows packed by way of a copied patch of the image
-    Geometry g  # of windows
-    Py_ssize_t channels
+    Py_ssize_t origin  # the offset that stands for data
+    bint patched  # windows of which patches are copied; the rest is theirs
+    bint deep  # pixels are the depth
+    bint channels_last
+    Cut cut  # of the items: what a patch is copied for
+    Geometry g
     Py_ssize_t sample, channel, row, column  # strides of x
 
 
@@ -103,25 +126,19 @@ cdef struct Place:
 
 
 cdef inline void set_level(Axis* a, int level, Py_ssize_t extent, Py_ssize_t stride) noexcept nogil:
-    a.extent[level], a.stride[level], a.down[level], a.right[level] = extent, stride, 0, 0
-
-
-cdef inline void copy_level(Axis* a, int source, int target) noexcept nogil:
-    a.extent[target], a.stride[target] = a.extent[source], a.stride[source]
-    a.down[target], a.right[target] = a.down[source], a.right[source]
+    a.extent[level], a.stride[level] = extent, stride
 
 
 cdef inline bint one_run(const Axis* a, int level) noexcept nogil:
     """Do the loops `level` and `level` + 1 together count up as one?"""
     cdef Py_ssize_t n = a.extent[level + 1]
-    return (a.extent[level] == 1 or n == 1 or (a.stride[level] == n * a.stride[level + 1]
-            and a.down[level] == n * a.down[level + 1] and a.right[level] == n * a.right[level + 1]))
+    return a.extent[level] == 1 or n == 1 or a.stride[level] == n * a.stride[level + 1]
 
 
 cdef inline void fold(Axis* a, int level) noexcept nogil:
     """The loops `level` and `level` + 1 as one."""
     if a.extent[level + 1] == 1:
-        copy_level(a, level, level + 1)
+        set_level(a, level + 1, a.extent[level], a.stride[level])
     else:
         a.extent[level + 1] *= a.extent[level]
     set_level(a, level, 1, 0)
@@ -133,7 +150,7 @@ cdef void merge(Axis* a) noexcept nogil:
         fold(a, 0)
     if one_run(a, 1):
         fold(a, 1)
-        copy_level(a, 0, 1)
+        set_level(a, 1, a.extent[0], a.stride[0])
         set_level(a, 0, 1, 0)
         if one_run(a, 1):
             fold(a, 1)
@@ -163,11 +180,50 @@ cdef inline void move(const Axis* a, Place* p, Py_ssize_t count) noexcept nogil:
             p.i[0] += 1
 
 
-cdef inline Py_ssize_t dot(const Py_ssize_t* steps, const Place* p) noexcept nogil:
-    return steps[0] * p.i[0] + steps[1] * p.i[1] + steps[2] * p.i[2]
+cdef inline Py_ssize_t dot(const Axis* a, const Place* p) noexcept nogil:
+    return a.stride[0] * p.i[0] + a.stride[1] * p.i[1] + a.stride[2] * p.i[2]
 
 
-# --- filling panels --------------------------------------------------------------------------------
+cdef void list_offsets(const Axis* a, Py_ssize_t first, Py_ssize_t count, ptrdiff_t* offsets) noexcept nogil:
+    cdef Place p = place_of(a, first)
+    cdef Py_ssize_t i, n, offset, stride = a.stride[2]
+    while count > 0:
+        n, offset = min(count, a.extent[2] - p.i[2]), dot(a, &p)
+        for i in range(n):
+            offsets[i] = offset + i * stride
+        move(a, &p, n)
+        offsets += n
+        count -= n
+
+
+cdef inline Py_ssize_t cut_at(const Cut* cut, Py_ssize_t i) noexcept nogil:
+    """Where piece i begins, and the one before it ends."""
+    return (i // cut.pieces * cut.units + cut.units * (i % cut.pieces) // cut.pieces) * cut.unit
+
+
+cdef inline Cut whole(Py_ssize_t extent) noexcept nogil:
+    cdef Cut cut
+    cut.outers, cut.units, cut.unit, cut.pieces = 1, extent, 1, 1
+    return cut
+
+
+# --- patches ---------------------------------------------------------------------------------------
+
+
+cdef struct Span:  # the loops of a piece of an axis: from first to last, inclusive
+    Place first, last
+
+
+cdef inline Span span_of(const Axis* a, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+    cdef Span s
+    cdef int level, inner
+    s.first, s.last = place_of(a, start), place_of(a, end - 1)
+    for level in range(2):
+        if s.first.i[level] != s.last.i[level]:
+            for inner in range(level + 1, 3):
+                s.first.i[inner], s.last.i[inner] = 0, a.extent[inner] - 1
+            break
+    return s
 
 
 cdef inline void copy(const summand* source, Py_ssize_t step, Py_ssize_t n, summand* out) noexcept nogil:
@@ -179,13 +235,6 @@ cdef inline void copy(const summand* source, Py_ssize_t step, Py_ssize_t n, summ
             f64_copy(source, n, out)
         else:
             u64_copy(source, n, out)
-    elif step == 2:
-        if summand is float:
-            f32_copy_every_2(source, n, out)
-        elif summand is double:
-            f64_copy_every_2(source, n, out)
-        else:
-            u64_copy_every_2(source, n, out)
     else:
         for i in range(n):
             out[i] = source[i * step]
@@ -197,316 +246,233 @@ cdef inline void fill(summand value, Py_ssize_t n, summand* out) noexcept nogil:
         out[i] = value
 
 
-cdef inline void window_piece(const Matrix* m, const summand* source, Py_ssize_t u, Py_ssize_t v, Py_ssize_t stride,
-                              Py_ssize_t down, Py_ssize_t right, summand cval, Py_ssize_t n, summand* out) noexcept nogil:
-    """n elements of one loop of the windows, from the padded position (u, v) on."""
-    cdef Py_ssize_t i, h, w, inside, outside, offset
-    if down != 0:
-        for i in range(n):
-            h, w = m.g.rows[u + i * down], m.g.columns[v + i * right]
-            out[i] = source[i * stride + h * m.row + w * m.column] if h >= 0 and w >= 0 else cval
-        return
-    h = m.g.rows[u]
-    if h < 0:
-        fill(cval, n, out)
-        return
-    source += h * m.row
-    if right == 0:
-        w = m.g.columns[v]
-        if w < 0:
-            fill(cval, n, out)
-        else:
-            copy(source + w * m.column, stride, n, out)
-        return
-    offset = v - m.g.left  # columns inside the image count up: only the others are looked up
-    inside, outside = 0, n
-    if offset < 0:
-        inside = min((right - 1 - offset) // right, n)
-    if offset + (n - 1) * right >= m.g.W:
-        outside = max((m.g.W - offset + right - 1) // right, inside) if offset < m.g.W else inside
-    for i in range(inside):
-        w = m.g.columns[v + i * right]
-        out[i] = source[i * stride + w * m.column] if w >= 0 else cval
-    copy(source + inside * stride + (inside * right + offset) * m.column, stride + right * m.column, outside - inside,
-         out + inside)
-    for i in range(outside, n):
-        w = m.g.columns[v + i * right]
-        out[i] = source[i * stride + w * m.column] if w >= 0 else cval
-
-
-cdef inline void fetch(const Matrix* m, const Axis* fixed, const Place* at, const Axis* run, Place start,
-                       Py_ssize_t count, summand cval, summand* out) noexcept nogil:
-    """out[i] = m at `at` on one axis and i places after `start` on the other."""
-    cdef Py_ssize_t n, u = 0, v = 0
-    cdef const summand* source = <const summand*>m.data + dot(fixed.stride, at)
-    if m.padded:
-        u, v = dot(fixed.down, at), dot(fixed.right, at)
-    while count > 0:
-        n = min(count, run.extent[2] - start.i[2])
-        if m.padded:
-            window_piece(m, source + dot(run.stride, &start), u + dot(run.down, &start), v + dot(run.right, &start),
-                         run.stride[2], run.down[2], run.right[2], cval, n, out)
-        else:
-            copy(source + dot(run.stride, &start), run.stride[2], n, out)
-        move(run, &start, n)
-        out += n
-        count -= n
-
-
-cdef inline Py_ssize_t step_of(const Matrix* m, const Axis* a) noexcept nogil:
-    """Elements from one place of the innermost loop to the next: the shorter, the better to run along."""
-    cdef Py_ssize_t step = a.stride[2] + a.right[2] * m.column + a.down[2] * m.row
-    return step if step > 0 else -step
-
-
-cdef inline bint against_the_grain(const Matrix* m) noexcept nogil:
-    """Are elements nearer to each other along the items than along the depth?"""
-    if m.item.extent[2] < 4 or m.depth.extent[2] < 4:  # too short to run along
-        return m.item.extent[2] > m.depth.extent[2]
-    return step_of(m, &m.item) < step_of(m, &m.depth)
-
-
-cdef inline void transpose(const summand* source, Py_ssize_t ld_source, Py_ssize_t rows, Py_ssize_t columns, summand* out,
-                           Py_ssize_t ld) noexcept nogil:
+cdef inline void copy_padded(const summand* source, Py_ssize_t before, Py_ssize_t n, Py_ssize_t after, summand value,
+                             summand* out) noexcept nogil:
     if summand is float:
-        f32_transpose(source, ld_source, rows, columns, out, ld)
+        f32_copy_padded(source, before, n, after, value, out)
     elif summand is double:
-        f64_transpose(source, ld_source, rows, columns, out, ld)
+        f64_copy_padded(source, before, n, after, value, out)
     else:
-        u64_transpose(source, ld_source, rows, columns, out, ld)
+        u64_copy_padded(source, before, n, after, value, out)
 
 
-# Most matrices are plain: an element's address is an offset along one axis plus an offset along the other. Offsets along
-# one axis are put in a table, and pieces of the other, which lie in one run, are copied for all of them.
+cdef inline void copy_pixels(const summand* row, Py_ssize_t column, Py_ssize_t channel, const Geometry* g, summand cval,
+                             Py_ssize_t v0, Py_ssize_t inside, Py_ssize_t outside, Py_ssize_t width, bint looking,
+                             Py_ssize_t channels, summand* out) noexcept nogil:
+    """Columns v0.. of a padded row, all channels of each side by side; those from inside to outside lie in the image.
 
-
-cdef inline void copy_runs(const summand* source, const ptrdiff_t* offsets, Py_ssize_t count, Py_ssize_t step, Py_ssize_t n,
-                           summand* out, Py_ssize_t ld) noexcept nogil:
-    if summand is float:
-        f32_copy_runs(source, offsets, count, step, n, out, ld)
-    elif summand is double:
-        f64_copy_runs(source, offsets, count, step, n, out, ld)
-    else:
-        u64_copy_runs(source, offsets, count, step, n, out, ld)
-
-
-cdef inline void list_offsets(const Axis* a, Place start, Py_ssize_t count, ptrdiff_t* offsets) noexcept nogil:
+    `looking`: the others may repeat the image. row == NULL: the constant."""
     cdef Py_ssize_t i
-    for i in range(count):
-        offsets[i] = dot(a.stride, &start)
-        move(a, &start, 1)
+    cdef const summand* first = row + (v0 + inside - g.left) * column
+    if row == NULL:
+        fill(cval, width * channels, out)
+    elif channels == 1 and column == 1:
+        copy_padded(first, inside, outside - inside, width - outside, cval, out)
+    elif channels == 1:
+        fill(cval, width, out)
+        copy(first, column, outside - inside, out + inside)
+    elif channel == 1 and column == channels:
+        copy_padded(first, inside * channels, (outside - inside) * channels, (width - outside) * channels, cval, out)
+    else:
+        fill(cval, width * channels, out)
+        for i in range(outside - inside):
+            copy(first + i * column, channel, channels, out + (inside + i) * channels)
+    if row != NULL and looking:
+        for i in range(inside):
+            look_up(row, column, channel, g.columns[v0 + i], cval, channels, out + i * channels)
+        for i in range(outside, width):
+            look_up(row, column, channel, g.columns[v0 + i], cval, channels, out + i * channels)
 
 
-cdef void fetch_all(const Matrix* m, const Axis* fixed, Place at, Py_ssize_t count, const Axis* run, Place start,
-                    Py_ssize_t length, summand cval, ptrdiff_t* offsets, summand* out, Py_ssize_t ld) noexcept nogil:
-    """out[k][i] = m at k places after `at` on one axis, i places after `start` on the other."""
-    cdef Py_ssize_t k, n
-    if m.padded:
-        for k in range(count):
-            fetch(m, fixed, &at, run, start, length, cval, out + k * ld)
-            move(fixed, &at, 1)
-        return
-    list_offsets(fixed, at, count, offsets)
-    while length > 0:
-        n = min(length, run.extent[2] - start.i[2])
-        copy_runs(<const summand*>m.data + dot(run.stride, &start), offsets, count, run.stride[2], n, out, ld)
-        move(run, &start, n)
-        out += n
-        length -= n
+cdef inline void look_up(const summand* row, Py_ssize_t column, Py_ssize_t channel, Py_ssize_t w, summand cval,
+                         Py_ssize_t channels, summand* out) noexcept nogil:
+    if w < 0:
+        fill(cval, channels, out)
+    else:
+        copy(row + w * column, channel, channels, out)
 
 
-# Windows that leave the image, or are strided, become plain by way of a patch: the image under a range of pixels and
-# channels, padded and in polyphase order (src_cython/direct.pyx draws it), one part for each sample. In it, tap (c, r, s)
-# of pixel (n, p, q) lies at the sum of an offset of the tap and an offset of the pixel, and q counts up by one.
-
-
-cdef struct Patch:
-    Py_ssize_t j0, j1, c0, c1  # what it holds; c1 == 0: nothing
-    Py_ssize_t first_n, first_p, slots, pitch, phases_h, phases_w, plane
-    Py_ssize_t elements  # room
-
-
-cdef inline Py_ssize_t gcd(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    while b:
-        a, b = b, a % b
-    return a
-
-
-cdef void copy_patch(const Matrix* m, Patch* t, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t c0, Py_ssize_t channels,
-                     summand cval, summand* patch) noexcept nogil:
-    """The image under pixels j0..j1, from channel c0 on, as many channels as there is room for."""
+cdef Matrix copy_patch(const Matrix* m, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t d0, Py_ssize_t d1, summand cval,
+                       summand* patch) noexcept nogil:
+    """The windows i0..i1 x d0..d1 as a matrix in memory: the image under them, with its padding."""
+    cdef Matrix out = m[0]
+    cdef Span items = span_of(&m.item, i0, i1), depths = span_of(&m.depth, d0, d1)
+    cdef Span pixels = depths if m.deep else items, taps = items if m.deep else depths
+    cdef Axis* pixel = &out.depth if m.deep else &out.item
+    cdef Axis* tap = &out.item if m.deep else &out.depth
+    cdef int at_c = 2 if m.channels_last else 0, at_r = 0 if m.channels_last else 1, at_s = at_r + 1
     cdef const Geometry* g = &m.g
-    cdef Py_ssize_t first = j0 // g.Q, last = (j1 - 1) // g.Q, n, c, a, b, i, u, v, p0, rows
-    cdef Py_ssize_t last_n = last // g.P, below = (g.R - 1) * g.dh // g.sh, samples
+    cdef Py_ssize_t u0 = pixels.first.i[1] * g.sh + taps.first.i[at_r] * g.dh
+    cdef Py_ssize_t v0 = pixels.first.i[2] * g.sw + taps.first.i[at_s] * g.dw
+    cdef Py_ssize_t c0 = taps.first.i[at_c], channels = taps.last.i[at_c] + 1 - c0
+    cdef Py_ssize_t height = pixels.last.i[1] * g.sh + taps.last.i[at_r] * g.dh + 1 - u0
+    cdef Py_ssize_t width = pixels.last.i[2] * g.sw + taps.last.i[at_s] * g.dw + 1 - v0
+    # columns inside the image count up: only the others are looked up
+    cdef Py_ssize_t inside = min(max(g.left - v0, 0), width), outside = min(max(g.left + g.W - v0, inside), width)
+    cdef Py_ssize_t n, c, u, row, column, channel, sample
     cdef const summand* source
-    t.first_n, t.first_p = first // g.P, first % g.P
-    samples = last_n - t.first_n + 1
-    rows = last - first + 1 if samples == 1 else g.P if samples > 2 else max(g.P - t.first_p, last % g.P + 1)
-    t.phases_h, t.phases_w = min(g.R, g.sh // gcd(g.sh, g.dh)), min(g.S, g.sw // gcd(g.sw, g.dw))
-    t.slots, t.pitch = rows + below, g.Q + (g.S - 1) * g.dw // g.sw
-    t.plane = t.phases_h * t.phases_w * t.slots * t.pitch
-    t.j0, t.j1, t.c0 = j0, j1, c0
-    t.c1 = c0 + max(min(channels, t.elements // (t.plane * samples)), 1)
-    for n in range(samples):
-        p0 = t.first_p if n == 0 else 0
-        rows = (last % g.P + 1 if n == samples - 1 else g.P) - p0 + below
-        for c in range(c0, t.c1):
-            source = <const summand*>m.data + (t.first_n + n) * m.sample + c * m.channel
-            for a in range(t.phases_h):
-                for i in range(rows):
-                    u = (p0 + i) * g.sh + a * g.dh % g.sh
-                    if u > (g.P - 1) * g.sh + (g.R - 1) * g.dh:
-                        break
-                    if g.rows[u] >= 0 and m.column == 1 and c + 1 < t.c1:
-                        prefetch(source + m.channel + g.rows[u] * m.row, g.W * sizeof(summand))
-                    for b in range(t.phases_w):
-                        v = b * g.dw % g.sw
-                        window_piece(
-                            m, source, u, v, 0, 0, g.sw, cval,
-                            min(t.pitch, ((g.Q - 1) * g.sw + (g.S - 1) * g.dw - v) // g.sw + 1),
-                            patch + (n * (t.c1 - c0) + c - c0) * t.plane + ((a * t.phases_w + b) * t.slots + i) * t.pitch)
+    cdef bint looking = False
+    for u in range(width):
+        if (u < inside or u >= outside) and g.columns[v0 + u] >= 0:
+            looking = True
+    if m.channels_last:
+        channel, column = 1, channels
+        row = width * channels
+        sample = height * row
+    else:
+        column, row = 1, width
+        channel = height * width
+        sample = channels * channel
+    for n in range(pixels.first.i[0], pixels.last.i[0] + 1):
+        for c in range(1 if m.channels_last else channels):
+            source = <const summand*>m.data + n * m.sample + (c0 + c) * m.channel
+            for u in range(height):
+                if not m.channels_last and c + 1 < channels and m.column == 1 and g.rows[u0 + u] >= 0:
+                    prefetch(source + m.channel + g.rows[u0 + u] * m.row + max(v0 - g.left, 0),
+                             min(width, g.W) * <Py_ssize_t>sizeof(summand))
+                copy_pixels(source + g.rows[u0 + u] * m.row if g.rows[u0 + u] >= 0 else NULL, m.column, m.channel, g, cval,
+                            v0, inside, outside, width, looking, channels if m.channels_last else 1,
+                            patch + (n - pixels.first.i[0]) * sample + c * channel + u * row)
+    out.data, out.patched = <char*>patch, False
+    pixel.stride[0], pixel.stride[1], pixel.stride[2] = sample, g.sh * row, g.sw * column
+    tap.stride[at_c], tap.stride[at_r], tap.stride[at_s] = channel, g.dh * row, g.dw * column
+    out.origin = dot(&out.item, &items.first) + dot(&out.depth, &depths.first)
+    return out
 
 
-cdef void list_taps(const Matrix* m, const Patch* t, Py_ssize_t first, Py_ssize_t count, ptrdiff_t* offsets) noexcept nogil:
-    """Where taps (c, r, s) lie in the patch, from the one of index `first` on."""
-    cdef const Geometry* g = &m.g
-    cdef Py_ssize_t c = first // (g.R * g.S), r = first // g.S % g.R, s = first % g.S, i, row
-    row = tap_row(g, t, c, r)
-    for i in range(count):
-        offsets[i] = row + s % t.phases_w * t.slots * t.pitch + s * g.dw // g.sw
-        s += 1
-        if s == g.S:
-            s = 0
-            r += 1
-            if r == g.R:
-                r = 0
-                c += 1
-            row = tap_row(g, t, c, r)
-
-
-cdef inline Py_ssize_t tap_row(const Geometry* g, const Patch* t, Py_ssize_t c, Py_ssize_t r) noexcept nogil:
-    return (c - t.c0) * t.plane + (r % t.phases_h * t.phases_w * t.slots + r * g.dh // g.sh) * t.pitch
-
-
-cdef void copy_pixels(const Matrix* m, const Patch* t, const summand* patch, const ptrdiff_t* offsets, Py_ssize_t count,
-                      Py_ssize_t j, Py_ssize_t length, summand* out, Py_ssize_t ld) noexcept nogil:
-    """out[k][i] = tap k of pixel j + i."""
-    cdef Py_ssize_t q = j % m.g.Q, p = j // m.g.Q % m.g.P, n = j // m.g.Q // m.g.P - t.first_n, piece
-    while length > 0:
-        piece = min(length, m.g.Q - q)
-        copy_runs(patch + n * (t.c1 - t.c0) * t.plane + (p - (t.first_p if n == 0 else 0)) * t.pitch + q, offsets, count, 1,
-                  piece, out, ld)
-        out += piece
-        length -= piece
-        q = 0
-        p += 1
-        if p == m.g.P:
-            p = 0
-            n += 1
+# --- packing ---------------------------------------------------------------------------------------
 
 
 cdef struct Room:  # a worker's scratch
-    char* a  # a panel of rows
-    char* room  # 32 rows to be transposed
-    char* sums  # a tile of the product
-    ptrdiff_t* offsets
+    ptrdiff_t* steps  # offsets of the depth
+    ptrdiff_t* rows  # offsets of rows, or of lanes
+    char* sums  # tiles of the product
+    char* turned  # the same, transposed
+    char* a  # copied rows
     char* patch
     char* b  # the panels of lanes
-    Patch held
 
 
-cdef void pack_rows(const Matrix* m, Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t d0, Py_ssize_t depth, summand cval,
-                    Room* room) noexcept nogil:
-    """A panel of A: a[i][d], rows one GEMM_LDA apart."""
-    cdef Py_ssize_t lda = (GEMM_DEPTH_BYTES + 64) // sizeof(summand), taps = m.g.R * m.g.S, done = 0, n
-    cdef Place item = place_of(&m.item, i0), deep = place_of(&m.depth, d0)
-    cdef summand* a = <summand*>room.a
-    cdef Patch* held = &room.held
-    if m.patched:
-        while done < rows:
-            n = (i0 + done) // taps
-            if held.j0 != d0 or n < held.c0 or n >= held.c1:
-                copy_patch(m, held, d0, d0 + depth, n, m.channels - n, cval, <summand*>room.patch)
-            n = min(rows - done, held.c1 * taps - i0 - done)
-            list_taps(m, held, i0 + done, n, room.offsets)
-            copy_pixels(m, held, <const summand*>room.patch, room.offsets, n, d0, depth, a + done * lda, lda)
-            done += n
-    elif against_the_grain(m):
-        fetch_all(m, &m.depth, deep, depth, &m.item, item, rows, cval, room.offsets, <summand*>room.room, 16)
-        transpose(<const summand*>room.room, 16, depth, rows, a, lda)
+cdef inline Room room_of(char* scratch, Py_ssize_t patch_bytes) noexcept nogil:
+    cdef Room room
+    room.steps = <ptrdiff_t*>scratch
+    room.rows = room.steps + GEMM_DEPTH_BYTES // 4
+    room.sums = scratch + OFFSETS_BYTES
+    room.turned = room.sums + MOST_ROWS * GEMM_VECTORS * VECTOR_BYTES
+    room.a = room.turned + MOST_ROWS * GEMM_VECTORS * VECTOR_BYTES
+    room.patch = room.a + MOST_ROWS * COPY_BYTES
+    room.b = room.patch + patch_bytes
+    return room
+
+
+cdef inline Py_ssize_t step_of(const Axis* a) noexcept nogil:
+    """Elements from one place of the innermost loop to the next: the fewer, the better to run along."""
+    return a.stride[2] if a.stride[2] >= 0 else -a.stride[2]
+
+
+cdef inline bint along_items(const Matrix* m) noexcept nogil:
+    """Are elements nearer to each other along the items than along the depth?"""
+    if m.item.extent[2] < 4 or m.depth.extent[2] < 4:  # too short to run along
+        return m.item.extent[2] > m.depth.extent[2]
+    return step_of(&m.item) <= step_of(&m.depth)
+
+
+cdef inline void transpose_rows(const summand* source, const ptrdiff_t* offsets, Py_ssize_t rows, Py_ssize_t columns,
+                                const summand* end, summand* out, Py_ssize_t ld) noexcept nogil:
+    if summand is float:
+        f32_transpose_rows(source, offsets, rows, columns, end, out, ld)
+    elif summand is double:
+        f64_transpose_rows(source, offsets, rows, columns, end, out, ld)
     else:
-        fetch_all(m, &m.item, item, rows, &m.depth, deep, depth, cval, room.offsets, a, lda)
+        u64_transpose_rows(source, offsets, rows, columns, end, out, ld)
 
 
-cdef inline void foresee_rows(const Matrix* m, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t d, Py_ssize_t depth,
-                              summand kind) noexcept nogil:
-    """Rows i0..i1 will be packed soon."""
-    cdef Py_ssize_t i
-    cdef Place item, deep
-    if m.patched or m.padded or m.depth.stride[2] != 1:
+cdef inline void copy_runs(const summand* source, const ptrdiff_t* offsets, Py_ssize_t count, Py_ssize_t step, Py_ssize_t n,
+                           Py_ssize_t lane, Py_ssize_t kc, summand* b) noexcept nogil:
+    if summand is float:
+        f32_copy_runs(source, offsets, count, step, n, lane, kc, b)
+    elif summand is double:
+        f64_copy_runs(source, offsets, count, step, n, lane, kc, b)
+    else:
+        u64_copy_runs(source, offsets, count, step, n, lane, kc, b)
+
+
+cdef void pack_lanes(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t d, Py_ssize_t depth, Py_ssize_t lane,
+                     Py_ssize_t kc, summand* b, Room* room) noexcept nogil:
+    """Lanes j0..j1 at depths d.. to b[(lane + j - j0) / GEMM_N][depth][(lane + j - j0) % GEMM_N], kc rows each."""
+    cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand), i, k, n, lanes, done
+    cdef const summand* source = <const summand*>m.data - m.origin
+    cdef summand* panel
+    cdef Place at
+    if along_items(m) or lane % width != 0:
+        list_offsets(&m.depth, d, depth, room.steps)
+        at = place_of(&m.item, j0)
+        while j0 < j1:
+            n = min(j1 - j0, m.item.extent[2] - at.i[2])
+            copy_runs(source + dot(&m.item, &at), room.steps, depth, m.item.stride[2], n, lane, kc, b)
+            move(&m.item, &at, n)
+            lane += n
+            j0 += n
         return
-    deep = place_of(&m.depth, d)
-    for i in range(i0, i1):
-        item = place_of(&m.item, i)
-        prefetch(<const summand*>m.data + dot(m.item.stride, &item) + dot(m.depth.stride, &deep),
-                 min(depth, m.depth.extent[2] - deep.i[2]) * sizeof(summand))
+    while j0 < j1:
+        panel = b + lane * kc
+        lanes, done = min(width, j1 - j0), 0
+        list_offsets(&m.item, j0, lanes, room.rows)
+        at = place_of(&m.depth, d)
+        while done < depth:
+            n = min(depth - done, m.depth.extent[2] - at.i[2])
+            if m.depth.stride[2] == 1:
+                transpose_rows(source + dot(&m.depth, &at), room.rows, lanes, n, <const summand*>NULL,
+                               panel + done * width, width)
+            else:
+                for k in range(n):
+                    for i in range(lanes):
+                        panel[(done + k) * width + i] = source[dot(&m.depth, &at) + k * m.depth.stride[2] + room.rows[i]]
+            move(&m.depth, &at, n)
+            done += n
+        lane += lanes
+        j0 += lanes
 
 
-cdef inline void foresee_lanes(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t d0, Py_ssize_t d1,
-                               summand kind) noexcept nogil:
-    """Lanes j0..j1 of depths d0..d1 will be packed soon."""
-    cdef Py_ssize_t d
-    cdef Place item, deep
-    if m.patched or m.padded or m.item.stride[2] != 1 or j0 >= j1:
-        return
-    item = place_of(&m.item, j0)
-    for d in range(d0, d1):
-        deep = place_of(&m.depth, d)
-        prefetch(<const summand*>m.data + dot(m.item.stride, &item) + dot(m.depth.stride, &deep),
-                 min(j1 - j0, m.item.extent[2] - item.i[2]) * sizeof(summand))
-
-
-cdef void pack_lanes(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t d0, Py_ssize_t depth, Py_ssize_t kc,
-                     summand cval, Room* room) noexcept nogil:
-    """The panels of B: b[j / GEMM_N][d][j % GEMM_N], kc rows each, zeros beyond the last lane."""
-    cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand), taps = m.g.R * m.g.S
-    cdef Py_ssize_t lda = (GEMM_DEPTH_BYTES + 64) // sizeof(summand), i, j, jb, lanes, done = 0, n
-    cdef Place item, deep
-    cdef Patch* held = &room.held
+cdef void pack_panels(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t d, Py_ssize_t depth, Py_ssize_t kc,
+                      summand cval, Room* room) noexcept nogil:
+    """The panels of B: lanes j0..j1, zeros beyond the last one."""
+    cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand), unit = GEMM_UNIT // sizeof(summand)
+    cdef Py_ssize_t rest = (j1 - j0) % width, j = j0, i, piece, end
     cdef summand* b = <summand*>room.b
-    cdef bint along = not m.patched and against_the_grain(m)
-    while m.patched and done < depth:
-        n = (d0 + done) // taps
-        copy_patch(m, held, j0, j1, n, m.channels - n, cval, <summand*>room.patch)
-        n = min(depth - done, held.c1 * taps - d0 - done)
-        list_taps(m, held, d0 + done, n, room.offsets)
-        for jb in range(blocks_of(j1 - j0, width)):
-            j = j0 + jb * width
-            copy_pixels(m, held, <const summand*>room.patch, room.offsets, n, j, min(width, j1 - j),
-                        b + (jb * kc + done) * width, width)
-        done += n
-    while along and done < depth:  # a few rows of all panels at a time: they are long runs of the array
-        n = min(depth - done, 16)
-        deep = place_of(&m.depth, d0 + done)
-        for jb in range(blocks_of(j1 - j0, width)):
-            j = j0 + jb * width
-            if jb > 0 and not m.padded and m.item.stride[2] == 1:  # offsets are as they were: the next panel's runs
-                item = place_of(&m.item, min(j + width, j1 - 1))
-                for i in range(n):
-                    prefetch(<const summand*>m.data + room.offsets[i] + dot(m.item.stride, &item), width * sizeof(summand))
-            fetch_all(m, &m.depth, deep, n, &m.item, place_of(&m.item, j), min(width, j1 - j), cval, room.offsets,
-                      b + (jb * kc + done) * width, width)
-        done += n
-    for jb in range(blocks_of(j1 - j0, width)):
-        j, b = j0 + jb * width, <summand*>room.b + jb * kc * width
-        lanes = min(width, j1 - j)
-        if not along and not m.patched:
-            item, deep = place_of(&m.item, j), place_of(&m.depth, d0)
-            fetch_all(m, &m.item, item, lanes, &m.depth, deep, depth, cval, room.offsets, <summand*>room.room, lda)
-            transpose(<const summand*>room.room, lda, lanes, depth, b, width)
-        if lanes < width:
-            for i in range(depth):
-                fill(<summand>0, width - lanes, b + i * width + lanes)
+    cdef Matrix windows
+    if m.patched:
+        for piece in range(m.cut.outers * m.cut.pieces):
+            end = min(cut_at(&m.cut, piece + 1), j1)
+            if end <= j:
+                continue
+            windows = copy_patch(m, j, end, d, d + depth, cval, <summand*>room.patch)
+            pack_lanes(&windows, j, end, d, depth, j - j0, kc, b, room)
+            j = end
+            if j == j1:
+                break
+    else:
+        pack_lanes(m, j0, j1, d, depth, 0, kc, b, room)
+    if rest % unit:  # tiles are whole units wide
+        b += (j1 - j0 - rest) * kc
+        for i in range(depth):
+            fill(<summand>0, unit - rest % unit, b + i * width + rest)
+
+
+cdef void copy_rows(const Matrix* m, Py_ssize_t i0, Py_ssize_t count, Py_ssize_t d, Py_ssize_t depth,
+                    Room* room, summand kind) noexcept nogil:
+    """Rows of A that would fall on the same lines of the first cache, copied to where they don't."""
+    cdef Py_ssize_t ld = COPY_BYTES // sizeof(summand), i, n, done
+    cdef const summand* source = <const summand*>m.data - m.origin
+    cdef summand* a = <summand*>room.a
+    cdef Place at
+    for i in range(count):
+        at, done = place_of(&m.depth, d), 0
+        while done < depth:
+            n = min(depth - done, m.depth.extent[2] - at.i[2])
+            copy(source + room.rows[i] + dot(&m.depth, &at), m.depth.stride[2], n, a + i * ld + done)
+            move(&m.depth, &at, n)
+            done += n
 
 
 # --- the product -----------------------------------------------------------------------------------
@@ -522,59 +488,29 @@ cdef struct Output:
     bint between  # elements between those written are the call's own: they may be read and written back
 
 
-cdef inline void tile(Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t depth, const summand* a, const summand* b,
-                      const summand* start, summand* c, Py_ssize_t ld) noexcept nogil:
+cdef inline void tile(Py_ssize_t height, Py_ssize_t width, Py_ssize_t depth, const summand* a, const ptrdiff_t* rows,
+                      const ptrdiff_t* steps, const summand* b, const summand* start, summand* c,
+                      Py_ssize_t ld) noexcept nogil:
     if summand is float:
-        f32_gemm_tile(rows, vectors, depth, a, b, start, c, ld)
+        f32_gemm_tile(height, width, depth, a, rows, steps, b, start, c, ld)
     elif summand is double:
-        f64_gemm_tile(rows, vectors, depth, a, b, start, c, ld)
+        f64_gemm_tile(height, width, depth, a, rows, steps, b, start, c, ld)
     else:
-        u64_gemm_tile(rows, vectors, depth, a, b, start, c, ld)
+        u64_gemm_tile(height, width, depth, a, rows, steps, b, start, c, ld)
 
 
-cdef void put(const Output* c, Place row, Place lane, Py_ssize_t rows, Py_ssize_t lanes, const summand* start,
-              const summand* lane_start, summand* sums, summand* room) noexcept nogil:
-    """c = start + sums, or c += sums where start is NULL, for a tile that doesn't lie in c in one piece."""
-    cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand)
-    cdef Py_ssize_t i, j, n, step, ld = width, count = lanes
-    cdef const Axis* outer = &c.row
-    cdef const Axis* inner = &c.lane
-    cdef Place at, along, first = lane
-    cdef summand* out
-    if start != NULL and c.bias != NULL:
-        for i in range(rows):
-            for j in range(lanes):
-                sums[i * width + j] += lane_start[j] if c.lane_bias else start[i]
-    at = row
-    if c.row.stride[2] == 1 and c.lane.stride[2] != 1:
-        transpose(<const summand*>sums, width, rows, lanes, room, 16)
-        sums, ld, outer, inner, at, first = room, 16, &c.lane, &c.row, lane, row
-        rows, count = lanes, rows
-    step = inner.stride[2]
-    for i in range(rows):
-        along, j = first, 0
-        while j < count:
-            n = min(count - j, inner.extent[2] - along.i[2])
-            out = <summand*>c.data + dot(outer.stride, &at) + dot(inner.stride, &along)
-            add_piece(sums + i * ld + j, n, out, step, start == NULL, c.between)
-            move(inner, &along, n)
-            j += n
-        move(outer, &at, 1)
-
-
-cdef inline void add_piece(const summand* sums, Py_ssize_t n, summand* out, Py_ssize_t step, bint add,
-                           bint between) noexcept nogil:
+cdef inline void add_run(const summand* sums, Py_ssize_t n, summand* out, Py_ssize_t step, bint add,
+                         bint between) noexcept nogil:
     cdef Py_ssize_t i
-    if step == 1:
-        if add:
-            if summand is float:
-                f32_add(sums, n, out)
-            elif summand is double:
-                f64_add(sums, n, out)
-            else:
-                u64_add(sums, n, out)
+    if step == 1 and add:
+        if summand is float:
+            f32_add(sums, n, out)
+        elif summand is double:
+            f64_add(sums, n, out)
         else:
-            copy(sums, 1, n, out)
+            u64_add(sums, n, out)
+    elif step == 1:
+        copy(sums, 1, n, out)
     elif step == 2 and between:
         if summand is float:
             f32_put_every_2(sums, n, out, add)
@@ -590,79 +526,158 @@ cdef inline void add_piece(const summand* sums, Py_ssize_t n, summand* out, Py_s
             out[i * step] = sums[i]
 
 
-cdef inline Py_ssize_t depth_block(Py_ssize_t depth, Py_ssize_t itemsize) noexcept nogil:
-    """Of blocks as even as can be, whole cache lines."""
-    cdef Py_ssize_t most = GEMM_DEPTH_BYTES // itemsize
-    return up(blocks_of(depth, blocks_of(depth, most)), 16)
+cdef inline bint rows_inside(const Output* c) noexcept nogil:
+    """Do the rows of C lie side by side rather than its lanes?"""
+    return c.row.extent[2] > 1 and (step_of(&c.row) < step_of(&c.lane) or c.lane.extent[2] == 1)
 
 
-cdef inline Room room_of(summand* scratch, Py_ssize_t patch_bytes, summand kind) noexcept nogil:
-    cdef Room room
-    room.offsets = <ptrdiff_t*>scratch
-    room.a = <char*>scratch + OFFSETS_BYTES
-    room.room = room.a + 16 * (GEMM_DEPTH_BYTES + 64)
-    room.sums = room.room + 32 * (GEMM_DEPTH_BYTES + 64)
-    room.patch = room.sums + 16 * GEMM_VECTORS * VECTOR_BYTES
-    room.b = room.patch + patch_bytes
-    room.held.c1, room.held.elements = 0, patch_bytes // sizeof(summand)
-    return room
+cdef inline void put_turned(const summand* sums, Py_ssize_t rows, Py_ssize_t lanes, const summand* bias, summand* out,
+                            Py_ssize_t ld) noexcept nogil:
+    if summand is float:
+        f32_put_turned(sums, rows, lanes, bias, out, ld)
+    elif summand is double:
+        f64_put_turned(sums, rows, lanes, bias, out, ld)
+    else:
+        u64_put_turned(sums, rows, lanes, bias, out, ld)
 
 
-cdef void multiply(const Matrix* ma, const Matrix* mb, const Output* c, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t j0,
-                   Py_ssize_t j1, summand cval, summand* scratch, Py_ssize_t patch_bytes) noexcept nogil:
-    """Rows i0..i1 and lanes j0..j1 of c."""
-    cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand), lanes_of = VECTOR_BYTES // sizeof(summand)
-    cdef Py_ssize_t depth = size_of(&ma.depth), kc = depth_block(depth, sizeof(summand))
-    cdef Py_ssize_t panels = blocks_of(i1 - i0, GEMM_M), lane_panels = blocks_of(j1 - j0, width)
-    cdef Room room = room_of(scratch, patch_bytes, cval)
+cdef void put(const Output* c, Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t j0, Py_ssize_t lanes, bint fresh,
+              Room* room, summand kind) noexcept nogil:
+    """c = bias + sums, or c += sums, for tiles that don't lie in c as they are."""
+    cdef Py_ssize_t ld = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand), i, j, n, outer_first = i0, inner_first = j0
+    cdef summand* sums = <summand*>room.sums
+    cdef const Axis* outer = &c.row
+    cdef const Axis* inner = &c.lane
+    cdef const summand* bias = <const summand*>c.bias
+    cdef Place at, along, first
+    cdef ptrdiff_t starts[MOST_ROWS]
+    cdef summand no_bias[MOST_LANES]
+    at, along = place_of(&c.row, i0), place_of(&c.lane, j0)
+    if (c.row.stride[2] == 1 and c.lane.stride[2] != 1 and at.i[2] + rows <= c.row.extent[2]
+            and along.i[2] + lanes <= c.lane.extent[2] and (c.lane_bias or bias == NULL or not fresh)):
+        fill(<summand>0, lanes, no_bias)
+        put_turned(<const summand*>sums, rows, lanes, NULL if not fresh else bias + j0 if bias != NULL else no_bias,
+                   <summand*>c.data + dot(&c.row, &at) + dot(&c.lane, &along), c.lane.stride[2])
+        return
+    if fresh and bias != NULL:
+        for i in range(rows):
+            if c.lane_bias:
+                for j in range(lanes):
+                    sums[i * ld + j] += bias[j0 + j]
+            else:
+                for j in range(lanes):
+                    sums[i * ld + j] += bias[i0 + i]
+    if rows_inside(c):
+        for i in range(rows):
+            starts[i] = i * ld
+        transpose_rows(<const summand*>sums, starts, rows, lanes, <const summand*>NULL, <summand*>room.turned, MOST_ROWS)
+        sums, ld, outer, inner, outer_first, inner_first = <summand*>room.turned, MOST_ROWS, &c.lane, &c.row, j0, i0
+        rows, lanes = lanes, rows
+    at, first = place_of(outer, outer_first), place_of(inner, inner_first)
+    for i in range(rows):
+        along, j = first, 0
+        while j < lanes:
+            n = min(lanes - j, inner.extent[2] - along.i[2])
+            add_run(sums + i * ld + j, n, <summand*>c.data + dot(outer, &at) + dot(inner, &along), inner.stride[2],
+                    not fresh, c.between)
+            move(inner, &along, n)
+            j += n
+        move(outer, &at, 1)
+
+
+cdef inline void foresee(const Axis* outer, Py_ssize_t first, Py_ssize_t count, const Axis* inner, Py_ssize_t along,
+                         Py_ssize_t length, const summand* data) noexcept nogil:
+    """Elements that will be written soon."""
+    cdef Place at = place_of(outer, first), start = place_of(inner, along)
+    length = min(length, inner.extent[2] - start.i[2])
+    while count > 0 and step_of(inner) <= 2:
+        prefetch_to_write(data + dot(outer, &at) + dot(inner, &start),
+                          ((length - 1) * step_of(inner) + 1) * <Py_ssize_t>sizeof(summand))
+        move(outer, &at, 1)
+        count -= 1
+
+
+cdef void multiply_rows(const Matrix* ma, const Output* c, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t j0, Py_ssize_t j1,
+                        Py_ssize_t d, Py_ssize_t depth, Py_ssize_t kc, bint fresh, Room* room, summand kind) noexcept nogil:
+    """Rows i0..i1 of A, in memory, by the panels of B, at depths d.."""
+    cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand), unit = GEMM_UNIT // sizeof(summand)
+    cdef Py_ssize_t lane_panels = blocks_of(j1 - j0, width), panels, p, i = i0, j, jb, lanes, height, rows, done
+    cdef const summand* a = <const summand*>ma.data - ma.origin
+    cdef const ptrdiff_t* steps = room.steps
     cdef const summand* panel
-    cdef Py_ssize_t d, i, j, k, db, ib, jb, height, lanes, ahead, later, done
-    cdef summand start[16]
-    cdef summand lane_start[64]
+    cdef summand* to
+    cdef summand start[MOST_ROWS]
     cdef summand nothing[16]
-    cdef bint fresh
+    cdef bint aliased = (ma.item.stride[2] * <Py_ssize_t>sizeof(summand)) % 4096 == 0 and ma.item.extent[2] > 1
+    cdef bint turned = rows_inside(c), aside = turned or c.lane.stride[2] != 1 or (c.lane_bias and fresh), direct
     cdef Place row, lane
     fill(<summand>0, 16, nothing)
-    for db in range(blocks_of(depth, kc)):
-        d = db * kc
-        k = min(kc, depth - d)
-        ahead = d + k  # the depths that come next
-        later = min(kc, depth - ahead)
-        fresh = d == 0 and not c.add
-        pack_lanes(mb, j0, j1, d, k, kc, cval, &room)
-        for ib in range(panels):
-            i = i0 + (i1 - i0) * ib // panels
-            height = i0 + (i1 - i0) * (ib + 1) // panels - i
-            pack_rows(ma, i, height, d, k, cval, &room)
-            row = place_of(&c.row, i)
-            bias_of(c, i, height, not c.lane_bias, start)
-            for jb in range(lane_panels):
-                j, panel = j0 + jb * width, <const summand*>room.b + jb * width * kc
-                lanes = min(width, j1 - j)
-                lane = place_of(&c.lane, j)
-                foresee_rows(ma, i + height + height * jb // lane_panels,
-                             min(i + height + height * (jb + 1) // lane_panels, i1), d, k, cval)
-                if ahead < depth:
-                    done = ib * lane_panels + jb
-                    foresee_lanes(mb, j0, j1, ahead + later * done // (panels * lane_panels),
-                                  ahead + later * (done + 1) // (panels * lane_panels), cval)
-                if (c.lane.stride[2] == 1 and lane.i[2] + lanes <= c.lane.extent[2] and lanes % lanes_of == 0
-                        and row.i[2] + height <= c.row.extent[2] and not c.lane_bias):
-                    tile(height, lanes // lanes_of, k, <const summand*>room.a, panel,
-                         <const summand*>start if fresh else NULL,
-                         <summand*>c.data + dot(c.row.stride, &row) + dot(c.lane.stride, &lane), c.row.stride[2])
+    if aliased:
+        for i in range(depth):
+            room.steps[i] = i
+    else:
+        list_offsets(&ma.depth, d, depth, room.steps)
+    i = i0
+    while i < i1:
+        row = place_of(&c.row, i)
+        rows = i1 - i
+        if turned and c.row.extent[2] >= GROUP // 2:  # groups of one run are stored faster
+            rows = min(rows, c.row.extent[2] - row.i[2])
+        rows = rows if rows <= GROUP + GEMM_M // 2 else GROUP
+        panels = blocks_of(rows, GEMM_M)
+        list_offsets(&ma.item, i, rows, room.rows)
+        if aliased:
+            copy_rows(ma, i, rows, d, depth, room, kind)
+            a = <const summand*>room.a
+            for p in range(rows):
+                room.rows[p] = p * (COPY_BYTES // <Py_ssize_t>sizeof(summand))
+        for p in range(rows):
+            start[p] = (<const summand*>c.bias)[i + p] if c.bias != NULL and not c.lane_bias else 0
+        for jb in range(lane_panels):
+            j, panel = j0 + jb * width, <const summand*>room.b + jb * width * kc
+            lanes = min(width, j1 - j)
+            lane = place_of(&c.lane, j)
+            direct = not (aside or lane.i[2] + lanes > c.lane.extent[2] or row.i[2] + rows > c.row.extent[2]
+                          or lanes % unit != 0)
+            to = <summand*>c.data + dot(&c.row, &row) + dot(&c.lane, &lane)
+            for p in range(panels):
+                done, height = rows * p // panels, rows * (p + 1) // panels - rows * p // panels
+                if turned:
+                    foresee(&c.lane, j + lanes * p // panels, lanes * (p + 1) // panels - lanes * p // panels, &c.row, i,
+                            rows, <const summand*>c.data)
                 else:
-                    bias_of(c, j, lanes, c.lane_bias, lane_start)
-                    tile(height, blocks_of(lanes, lanes_of), k, <const summand*>room.a, panel,
-                         <const summand*>nothing, <summand*>room.sums, width)
-                    put(c, row, lane, height, lanes, <const summand*>start if fresh else NULL, <const summand*>lane_start,
-                        <summand*>room.sums, <summand*>room.room)
+                    foresee(&c.row, i + done, height, &c.lane, j, lanes, <const summand*>c.data)
+                if direct:
+                    tile(height, lanes // unit, depth, a, <const ptrdiff_t*>room.rows + done, steps, panel,
+                         <const summand*>start + done if fresh else NULL, to + done * c.row.stride[2], c.row.stride[2])
+                else:
+                    tile(height, blocks_of(lanes, unit), depth, a, <const ptrdiff_t*>room.rows + done, steps, panel,
+                         <const summand*>nothing, <summand*>room.sums + done * width, width)
+            if not direct:
+                put(c, i, rows, j, lanes, fresh, room, kind)
+        i += rows
 
 
-cdef inline void bias_of(const Output* c, Py_ssize_t first, Py_ssize_t n, bint wanted, summand* out) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        out[i] = (<const summand*>c.bias)[first + i] if wanted and c.bias != NULL else 0
+cdef void multiply(const Matrix* ma, const Matrix* mb, const Output* c, const Cut* depths, Py_ssize_t i0, Py_ssize_t i1,
+                   Py_ssize_t j0, Py_ssize_t j1, summand cval, summand* scratch, Py_ssize_t patch_bytes) noexcept nogil:
+    """Rows i0..i1 and lanes j0..j1 of c."""
+    cdef Room room = room_of(<char*>scratch, patch_bytes)
+    cdef Py_ssize_t d, depth, db, piece, first, last, kc = blocks_of(depths.units, depths.pieces) * depths.unit
+    cdef Matrix windows
+    cdef bint fresh
+    for db in range(depths.outers * depths.pieces):
+        d = cut_at(depths, db)
+        depth = cut_at(depths, db + 1) - d
+        fresh = db == 0 and not c.add
+        pack_panels(mb, j0, j1, d, depth, kc, cval, &room)
+        if not ma.patched:
+            multiply_rows(ma, c, i0, i1, j0, j1, d, depth, kc, fresh, &room, cval)
+            continue
+        for piece in range(ma.cut.outers * ma.cut.pieces):
+            first, last = max(cut_at(&ma.cut, piece), i0), min(cut_at(&ma.cut, piece + 1), i1)
+            if first < last:
+                windows = copy_patch(ma, first, last, d, d + depth, cval, <summand*>room.patch)
+                multiply_rows(&windows, c, first, last, j0, j1, d, depth, kc, fresh, &room, cval)
 
 
 # --- convolution: implicit GEMM --------------------------------------------------------------------
@@ -671,8 +686,9 @@ cdef inline void bias_of(const Output* c, Py_ssize_t first, Py_ssize_t n, bint w
 cdef struct Task:
     Py_ssize_t N, groups, C, K  # channels and filters of one group
     Geometry g
-    bint padded, patched, channels_last, swapped, between
+    bint patched, channels_last, swapped, between
     Py_ssize_t row_blocks, lane_blocks, patch_bytes
+    Cut depths, cut  # of the depth, and of the windows' items
 
 
 cdef struct Strides:  # in elements
@@ -711,55 +727,63 @@ cdef inline Axis taps_axis(const Task* t, Py_ssize_t c, Py_ssize_t r, Py_ssize_t
     return a
 
 
-cdef void set_windows(Matrix* m, Axis* taps, Axis* pixels, const Task* t, const summand* x, const Py_ssize_t* xs) noexcept nogil:
-    """The windows of one group of x, as a matrix over the axes `taps` and `pixels` (both are parts of m)."""
+cdef inline Matrix plain(const summand* data, Axis item, Axis depth) noexcept nogil:
+    cdef Matrix m
+    m.data, m.item, m.depth, m.origin, m.patched = <char*>data, item, depth, 0, False
+    merge(&m.item)
+    merge(&m.depth)
+    return m
+
+
+cdef Matrix windows_of(const Task* t, const summand* x, const Py_ssize_t* xs, bint deep) noexcept nogil:
+    """The windows of one group of x; deep: pixels are the depth, otherwise taps."""
     cdef const Geometry* g = &t.g
-    cdef bint whole = not t.padded  # then every window lies inside the image, and strides are all there is
-    m.data, m.g, m.channels = <char*>x, g[0], t.C
-    m.padded, m.patched = t.padded, t.patched
+    cdef Axis taps = taps_axis(t, xs[1], g.dh * xs[2], g.dw * xs[3])
+    cdef Axis pixels = pixels_axis(t, xs[0], g.sh * xs[2], g.sw * xs[3])
+    cdef Matrix m
+    if not t.patched:
+        # padding isn't positive: windows begin inside the image, or at its edge
+        return plain(x - g.top * xs[2] - g.left * xs[3], taps if deep else pixels, pixels if deep else taps)
+    m.data, m.g, m.patched, m.deep, m.channels_last, m.cut = <char*>x, g[0], True, deep, t.channels_last, t.cut
     m.sample, m.channel, m.row, m.column = xs[0], xs[1], xs[2], xs[3]
-    if whole:
-        taps[0] = taps_axis(t, xs[1], g.dh * xs[2], g.dw * xs[3])
-        pixels[0] = pixels_axis(t, xs[0], g.sh * xs[2], g.sw * xs[3])
-        if not t.patched:
-            m.data = <char*>(x - g.top * xs[2] - g.left * xs[3])
-    else:
-        taps[0] = taps_axis(t, xs[1], 0, 0)
-        taps.down[1 if not t.channels_last else 0] = g.dh
-        taps.right[2 if not t.channels_last else 1] = g.dw
-        pixels[0] = pixels_axis(t, xs[0], 0, 0)
-        pixels.down[1], pixels.right[2] = g.sh, g.sw
-    merge(taps)
-    merge(pixels)
+    m.item, m.depth, m.origin = taps if deep else pixels, pixels if deep else taps, 0
+    return m
+
+
+cdef inline Output into(summand* data, Axis row, Axis lane, const summand* bias, bint add) noexcept nogil:
+    cdef Output c
+    c.data, c.row, c.lane, c.bias, c.lane_bias, c.add = <char*>data, row, lane, <const char*>bias, False, add
+    c.between = False
+    merge(&c.row)
+    merge(&c.lane)
+    return c
 
 
 cdef void run_unit(const Task* t, const Matrix* a, const Matrix* b, const Output* c, Py_ssize_t unit, summand cval,
                    summand* scratch) noexcept nogil:
-    """One of row_blocks * lane_blocks pieces of c: whole panels of lanes, rows cut evenly."""
+    """One of row_blocks * lane_blocks parts of c: whole panels of lanes; rows cut as patches are."""
     cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand)
-    cdef Py_ssize_t i = unit % t.row_blocks, j = unit // t.row_blocks
+    cdef Py_ssize_t i = unit % t.row_blocks, j = unit // t.row_blocks, pieces = t.cut.outers * t.cut.pieces
     cdef Py_ssize_t rows = size_of(&c.row), lanes = size_of(&c.lane), panels = blocks_of(lanes, width)
-    multiply(a, b, c, rows * i // t.row_blocks, rows * (i + 1) // t.row_blocks, panels * j // t.lane_blocks * width,
-             min(panels * (j + 1) // t.lane_blocks * width, lanes), cval, scratch, t.patch_bytes)
+    cdef Py_ssize_t first = rows * i // t.row_blocks, last = rows * (i + 1) // t.row_blocks
+    if a.patched:
+        first, last = cut_at(&t.cut, pieces * i // t.row_blocks), cut_at(&t.cut, pieces * (i + 1) // t.row_blocks)
+    multiply(a, b, c, &t.depths, first, last, panels * j // t.lane_blocks * width,
+             min(panels * (j + 1) // t.lane_blocks * width, lanes), cval, scratch,
+             t.patch_bytes)
 
 
 cdef void forward_unit(Py_ssize_t unit, const Task* t, const summand* x, const Py_ssize_t* xs, summand cval,
                        const summand* w, const Py_ssize_t* ws, const summand* bias, summand* y, const Py_ssize_t* ys,
                        summand* scratch) noexcept nogil:
     cdef Py_ssize_t g = unit % t.groups
-    cdef Matrix windows, weights
-    cdef Output out
-    set_windows(&windows, &windows.depth, &windows.item, t, x + g * t.C * xs[1], xs)
-    weights.data, weights.padded, weights.patched = <char*>(w + g * ws[0]), False, False
-    weights.item, weights.depth = filters_axis(t.K, ws[1]), taps_axis(t, ws[2], ws[3], ws[4])
-    merge(&weights.depth)
-    out.data, out.add, out.lane_bias = <char*>(y + g * t.K * ys[1]), False, t.swapped and bias != NULL
-    out.bias = <const char*>(bias + g * t.K) if bias != NULL else NULL
-    out.between = t.between
-    out.row, out.lane = filters_axis(t.K, ys[1]), pixels_axis(t, ys[0], ys[2], ys[3])
-    merge(&out.lane)
+    cdef Matrix windows = windows_of(t, x + g * t.C * xs[1], xs, False)
+    cdef Matrix weights = plain(w + g * ws[0], filters_axis(t.K, ws[1]), taps_axis(t, ws[2], ws[3], ws[4]))
+    cdef Axis filters = filters_axis(t.K, ys[1]), pixels = pixels_axis(t, ys[0], ys[2], ys[3])
+    cdef Output out = into(y + g * t.K * ys[1], pixels if t.swapped else filters, filters if t.swapped else pixels,
+                           bias + g * t.K if bias != NULL else NULL, False)
+    out.lane_bias, out.between = t.swapped and bias != NULL, t.between
     if t.swapped:
-        out.row, out.lane = out.lane, out.row
         run_unit(t, &windows, &weights, &out, unit // t.groups, cval, scratch)
     else:
         run_unit(t, &weights, &windows, &out, unit // t.groups, cval, scratch)
@@ -769,18 +793,12 @@ cdef void weight_unit(Py_ssize_t unit, const Task* t, const summand* x, const Py
                       const summand* dy, const Py_ssize_t* ys, summand* dw, const Py_ssize_t* ws,
                       summand* scratch) noexcept nogil:
     cdef Py_ssize_t g = unit % t.groups
-    cdef Matrix windows, gradient
-    cdef Output out
-    set_windows(&windows, &windows.item, &windows.depth, t, x + g * t.C * xs[1], xs)
-    gradient.data, gradient.padded, gradient.patched = <char*>(dy + g * t.K * ys[1]), False, False
-    gradient.item, gradient.depth = filters_axis(t.K, ys[1]), pixels_axis(t, ys[0], ys[2], ys[3])
-    merge(&gradient.depth)
-    out.data, out.add, out.lane_bias, out.bias = <char*>(dw + g * ws[0]), False, False, NULL
-    out.between = False
-    out.row, out.lane = filters_axis(t.K, ws[1]), taps_axis(t, ws[2], ws[3], ws[4])
-    merge(&out.lane)
+    cdef Matrix windows = windows_of(t, x + g * t.C * xs[1], xs, True)
+    cdef Matrix gradient = plain(dy + g * t.K * ys[1], filters_axis(t.K, ys[1]), pixels_axis(t, ys[0], ys[2], ys[3]))
+    cdef Axis filters = filters_axis(t.K, ws[1]), taps = taps_axis(t, ws[2], ws[3], ws[4])
+    cdef Output out = into(dw + g * ws[0], taps if t.swapped else filters, filters if t.swapped else taps,
+                           <const summand*>NULL, False)
     if t.swapped:
-        out.row, out.lane = out.lane, out.row
         run_unit(t, &windows, &gradient, &out, unit // t.groups, cval, scratch)
     else:
         run_unit(t, &gradient, &windows, &out, unit // t.groups, cval, scratch)
@@ -810,54 +828,98 @@ cdef void gemm_weight_grad(Task t, const summand* x, const Py_ssize_t* xs, summa
             weight_unit(unit, &t, x, xs, cval, dy, ys, dw, ws, <summand*>(scratch + threadid() * worker_bytes))
 
 
+cdef Cut cut_of(tuple numbers) except *:
+    cdef Cut cut
+    cut.outers, cut.units, cut.unit, cut.pieces = numbers
+    return cut
+
+
 cdef Task gemm_task(Py_ssize_t N, tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns) except *:
     cdef Task t
     t.N, t.between = N, False
     (t.groups, t.C, t.K, t.g.H, t.g.W, t.g.R, t.g.S, t.g.P, t.g.Q, t.g.top, t.g.left, t.g.sh, t.g.sw, t.g.dh,
      t.g.dw) = geometry
-    t.padded, t.patched, t.channels_last, t.swapped, t.row_blocks, t.lane_blocks, t.patch_bytes = blocks
+    t.patched, t.channels_last, t.swapped, t.row_blocks, t.lane_blocks, t.patch_bytes, depths, cut = blocks
+    t.depths, t.cut = cut_of(depths), cut_of(cut)
     t.g.rows, t.g.columns = &rows[0], &columns[0]
     return t
 
 
+cdef void zip_plane(const summand* even, Py_ssize_t evens, const summand* odd, Py_ssize_t odds, Py_ssize_t rows,
+                    summand* out, Py_ssize_t step) noexcept nogil:
+    cdef Py_ssize_t row
+    for row in range(rows):
+        if summand is float:
+            f32_zip_row(even + row * evens, evens, odd + row * odds, odds, out + row * step)
+        elif summand is double:
+            f64_zip_row(even + row * evens, evens, odd + row * odds, odds, out + row * step)
+        else:
+            u64_zip_row(even + row * evens, evens, odd + row * odds, odds, out + row * step)
+
+
+cdef void zip_planes(const summand* even, Py_ssize_t evens, const summand* odd, Py_ssize_t odds, const Py_ssize_t* shape,
+                     summand* out, const Py_ssize_t* strides, int workers) noexcept nogil:
+    """out[..., ::2] = even, out[..., 1::2] = odd; both are dense, and rows of out too."""
+    cdef Py_ssize_t plane, C = shape[1], rows = shape[2], planes = shape[0] * shape[1]
+    if workers == 1:
+        for plane in range(planes):
+            zip_plane(even + plane * rows * evens, evens, odd + plane * rows * odds, odds, rows,
+                      out + plane // C * strides[0] + plane % C * strides[1], strides[2])
+    else:
+        for plane in prange(planes, num_threads=workers, schedule="static"):
+            zip_plane(even + plane * rows * evens, evens, odd + plane * rows * odds, odds, rows,
+                      out + plane // C * strides[0] + plane % C * strides[1], strides[2])
+
+
 cdef void turn(const summand* w, const Py_ssize_t* shape, const Py_ssize_t* ws, summand* out) noexcept nogil:
-    """A copy of w (groups, C, K, R, S) of any strides in that order; a few k at a time, which lie far apart in w."""
-    cdef Py_ssize_t g, c, k, kb, r, s, taps = shape[3] * shape[4]
-    cdef bint one_run = ws[3] == shape[4] * ws[4]
+    """A copy of w (groups, C, K, R, S) of any strides in the order (groups, K, R, S, C): the taps of many c at a time."""
+    cdef Py_ssize_t C = shape[1], taps = shape[3] * shape[4], g, k, c, i, t, count, piece
+    cdef Py_ssize_t low = min(ws[3], 0) * (shape[3] - 1) + min(ws[4], 0) * (shape[4] - 1)  # its first tap in memory
+    cdef Py_ssize_t span = max(ws[3], 0) * (shape[3] - 1) + max(ws[4], 0) * (shape[4] - 1) - low + 1
+    cdef const summand* end = w + 1
     cdef const summand* source
     cdef summand* to
+    cdef ptrdiff_t offsets[TURNED]
+    cdef summand rows[TURNED * TURNED]
+    for i in range(5):
+        end += max(ws[i], 0) * (shape[i] - 1)
+    for i in range(TURNED):
+        offsets[i] = i * ws[1]
     for g in range(shape[0]):
-        for kb in range(blocks_of(shape[2], 16)):
-            for c in range(shape[1]):
-                for k in range(kb * 16, min(kb * 16 + 16, shape[2])):
-                    source = w + g * ws[0] + c * ws[1] + k * ws[2]
-                    to = out + ((g * shape[1] + c) * shape[2] + k) * taps
-                    if one_run:
-                        if ws[4] == -1:  # constant steps are quicker
-                            for s in range(taps):
-                                to[s] = source[-s]
-                        else:
-                            for s in range(taps):
-                                to[s] = source[s * ws[4]]
-                        continue
-                    for r in range(shape[3]):
-                        for s in range(shape[4]):
-                            to[r * shape[4] + s] = source[r * ws[3] + s * ws[4]]
+        for k in range(shape[2]):
+            for piece in range(blocks_of(C, TURNED)):
+                c = piece * TURNED
+                count = min(C - c, TURNED)
+                source = w + g * ws[0] + c * ws[1] + k * ws[2]
+                to = out + (g * shape[2] + k) * taps * C + c
+                if span <= TURNED:
+                    transpose_rows(source + low, <const ptrdiff_t*>offsets, count, span, end, <summand*>rows, TURNED)
+                for t in range(taps):
+                    i = t // shape[4] * ws[3] + t % shape[4] * ws[4]
+                    if span <= TURNED:
+                        copy(<const summand*>rows + (i - low) * TURNED, 1, count, to + t * C)
+                    else:
+                        copy(source + i, ws[1], count, to + t * C)
 
 
-cdef bint all_finite(const summand* values, Py_ssize_t n) noexcept nogil:
-    cdef summand nothing[64]
+cdef bint all_finite(const summand* values, const Py_ssize_t* shape, const Py_ssize_t* strides) noexcept nogil:
+    cdef summand sums[64]
     cdef summand total = 0
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t row, i, j, n = shape[3]
+    cdef const summand* run
     for j in range(64):
-        nothing[j] = 0
-    for i in range(n // 64):
-        for j in range(64):
-            nothing[j] += values[i * 64 + j] * 0  # NaN for an infinity or NaN
-    for i in range(n - n % 64, n):
-        total += values[i] * 0
+        sums[j] = 0
+    for row in range(shape[0] * shape[1] * shape[2]):
+        run = (values + row % shape[2] * strides[2] + row // shape[2] % shape[1] * strides[1]
+               + row // shape[2] // shape[1] * strides[0])
+        if strides[3] == 1:
+            for i in range(n // 64):
+                for j in range(64):
+                    sums[j] += run[i * 64 + j] * 0  # NaN for an infinity or NaN
+        for i in range(n - n % 64 if strides[3] == 1 else 0, n):
+            total += run[i * strides[3]] * 0
     for j in range(64):
-        total += nothing[j]
+        total += sums[j]
     return total == 0
 
 
@@ -894,7 +956,6 @@ cdef inline Axis rectangle(Block b, Py_ssize_t p, Py_ssize_t q) noexcept nogil:
     set_level(&a, 0, 1, 0)
     set_level(&a, 1, b.p1 - b.p0, p)
     set_level(&a, 2, b.q1 - b.q0, q)
-    merge(&a)
     return a
 
 
@@ -903,21 +964,13 @@ cdef inline Axis window_rows(const Columns* t, Py_ssize_t channels, const Py_ssi
     set_level(&a, 0, channels, ws[2])
     set_level(&a, 1, t.g.R, ws[3])
     set_level(&a, 2, t.g.S, ws[4])
-    merge(&a)
     return a
 
 
-cdef inline Matrix plain(const summand* data, Axis item, Axis depth) noexcept nogil:
-    cdef Matrix m
-    m.data, m.item, m.depth, m.padded, m.patched = <char*>data, item, depth, False, False
-    return m
-
-
-cdef inline Output into(summand* data, Axis row, Axis lane, const summand* bias, bint add) noexcept nogil:
-    cdef Output c
-    c.data, c.row, c.lane, c.bias, c.lane_bias, c.add = <char*>data, row, lane, <const char*>bias, False, add
-    c.between = False
-    return c
+cdef inline Cut depth_cut(Py_ssize_t depth, Py_ssize_t itemsize) noexcept nogil:
+    cdef Cut cut = whole(depth)
+    cut.pieces = blocks_of(depth, GEMM_DEPTH_BYTES // itemsize)
+    return cut
 
 
 cdef void columns_forward(Py_ssize_t unit, const Columns* t, const summand* x, const Py_ssize_t* xs, summand cval,
@@ -927,13 +980,14 @@ cdef void columns_forward(Py_ssize_t unit, const Columns* t, const summand* x, c
     cdef Block b = pixel_block(unit % pixel_blocks(t), t)
     cdef Py_ssize_t g = unit // pixel_blocks(t) % t.groups, n = unit // pixel_blocks(t) // t.groups
     cdef Py_ssize_t depth = t.C * t.g.R * t.g.S
+    cdef Cut cut = depth_cut(depth, sizeof(summand))
     cdef Matrix weights = plain(w + g * ws[0], filters_axis(t.K, ws[1]), window_rows(t, t.C, ws))
     cdef Matrix windows = plain(<const summand*>cols, filters_axis(b.pixels, 1), filters_axis(depth, b.pixels))
     cdef Output out = into(y + n * ys[0] + g * t.K * ys[1] + b.p0 * ys[2] + b.q0 * ys[3], filters_axis(t.K, ys[1]),
                            rectangle(b, ys[2], ys[3]), bias + g * t.K if bias != NULL else NULL, False)
     gather_windows(x + n * xs[0] + g * t.C * xs[1], xs[1], xs[2], xs[3], &t.g, cval, 0, t.C, b.p0, b.p1, b.q0, b.q1,
                    cols, b.pixels)
-    multiply(&weights, &windows, &out, 0, t.K, 0, b.pixels, cval, scratch, 0)
+    multiply(&weights, &windows, &out, &cut, 0, t.K, 0, b.pixels, cval, scratch, 0)
 
 
 cdef void columns_input(Py_ssize_t unit, const Columns* t, const summand* dy, const Py_ssize_t* ys, const summand* w,
@@ -945,6 +999,7 @@ cdef void columns_input(Py_ssize_t unit, const Columns* t, const summand* dy, co
     cdef Py_ssize_t channels = min(t.block_c, t.C - c0), rows = channels * t.g.R * t.g.S
     cdef summand* planes = dx + n * xs[0] + (g * t.C + c0) * xs[1]
     cdef Matrix weights = plain(w + g * ws[0] + c0 * ws[2], window_rows(t, channels, ws), filters_axis(t.K, ws[1]))
+    cdef Cut cut = depth_cut(t.K, sizeof(summand))
     cdef Matrix gradient
     cdef Output out
     cdef Py_ssize_t i, c, h, v
@@ -960,7 +1015,7 @@ cdef void columns_input(Py_ssize_t unit, const Columns* t, const summand* dy, co
         gradient = plain(dy + n * ys[0] + g * t.K * ys[1] + b.p0 * ys[2] + b.q0 * ys[3], rectangle(b, ys[2], ys[3]),
                          filters_axis(t.K, ys[1]))
         out = into(cols, filters_axis(rows, b.pixels), filters_axis(b.pixels, 1), <const summand*>NULL, False)
-        multiply(&weights, &gradient, &out, 0, rows, 0, b.pixels, <summand>0, scratch, 0)
+        multiply(&weights, &gradient, &out, &cut, 0, rows, 0, b.pixels, <summand>0, scratch, 0)
         scatter_windows(planes, xs[1], xs[2], xs[3], &t.g, 0, channels, b.p0, b.p1, b.q0, b.q1, <const summand*>cols,
                         b.pixels)
 
@@ -976,6 +1031,7 @@ cdef void columns_weight(Py_ssize_t unit, const Columns* t, Py_ssize_t N, const 
     cdef Matrix windows, gradient
     cdef Output out
     cdef Block b
+    cdef Cut cut
     for i in range(N * blocks):
         n = i // blocks
         b = pixel_block(i % blocks, t)
@@ -986,7 +1042,8 @@ cdef void columns_weight(Py_ssize_t unit, const Columns* t, Py_ssize_t N, const 
                          rectangle(b, ys[2], ys[3]))
         out = into(dw + g * ws[0] + c0 * ws[2], window_rows(t, channels, ws), filters_axis(t.K, ws[1]),
                    <const summand*>NULL, i > 0)
-        multiply(&windows, &gradient, &out, 0, rows, 0, t.K, cval, scratch, 0)
+        cut = depth_cut(b.pixels, sizeof(summand))
+        multiply(&windows, &gradient, &out, &cut, 0, rows, 0, t.K, cval, scratch, 0)
 
 
 cdef void forward(Columns t, Py_ssize_t N, const summand* x, const Py_ssize_t* xs, summand cval, const summand* w,
@@ -1064,14 +1121,27 @@ def f32_gemm_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, 
                          <char*>&scratch[0], worker_bytes, workers)
 
 
+def f32_zip(const float[:, :, :, ::1] even, const float[:, :, :, ::1] odd, float[:, :, :, :] out, int workers):
+    """out[..., ::2] = even, out[..., 1::2] = odd; rows of out are dense."""
+    cdef Strides strides = elements(out.strides, 4, 4)
+    with nogil:
+        zip_planes[float](&even[0, 0, 0, 0], even.shape[3], &odd[0, 0, 0, 0], odd.shape[3], out.shape, &out[0, 0, 0, 0],
+                        strides.of, workers)
+
+
 def f32_turn(const float[:, :, :, :, :] w, float[:, :, :, :, ::1] out):
-    """out = w; is every weight finite?"""
+    """out (groups, K, R, S, C) = w (groups, C, K, R, S)."""
     cdef Strides ws = elements(w.strides, 5, 4)
-    cdef bint finite
     with nogil:
         turn[float](&w[0, 0, 0, 0, 0], w.shape, ws.of, &out[0, 0, 0, 0, 0])
-        finite = all_finite[float](&out[0, 0, 0, 0, 0],
-                                 out.shape[0] * out.shape[1] * out.shape[2] * out.shape[3] * out.shape[4])
+
+
+def f32_finite(const float[:, :, :, :] values):
+    """Is every element finite?"""
+    cdef Strides strides = elements(values.strides, 4, 4)
+    cdef bint finite
+    with nogil:
+        finite = all_finite[float](&values[0, 0, 0, 0], values.shape, strides.of)
     return finite
 
 
@@ -1128,14 +1198,27 @@ def f64_gemm_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy
                          <char*>&scratch[0], worker_bytes, workers)
 
 
+def f64_zip(const double[:, :, :, ::1] even, const double[:, :, :, ::1] odd, double[:, :, :, :] out, int workers):
+    """out[..., ::2] = even, out[..., 1::2] = odd; rows of out are dense."""
+    cdef Strides strides = elements(out.strides, 4, 8)
+    with nogil:
+        zip_planes[double](&even[0, 0, 0, 0], even.shape[3], &odd[0, 0, 0, 0], odd.shape[3], out.shape, &out[0, 0, 0, 0],
+                        strides.of, workers)
+
+
 def f64_turn(const double[:, :, :, :, :] w, double[:, :, :, :, ::1] out):
-    """out = w; is every weight finite?"""
+    """out (groups, K, R, S, C) = w (groups, C, K, R, S)."""
     cdef Strides ws = elements(w.strides, 5, 8)
-    cdef bint finite
     with nogil:
         turn[double](&w[0, 0, 0, 0, 0], w.shape, ws.of, &out[0, 0, 0, 0, 0])
-        finite = all_finite[double](&out[0, 0, 0, 0, 0],
-                                 out.shape[0] * out.shape[1] * out.shape[2] * out.shape[3] * out.shape[4])
+
+
+def f64_finite(const double[:, :, :, :] values):
+    """Is every element finite?"""
+    cdef Strides strides = elements(values.strides, 4, 8)
+    cdef bint finite
+    with nogil:
+        finite = all_finite[double](&values[0, 0, 0, 0], values.shape, strides.of)
     return finite
 
 
@@ -1192,14 +1275,27 @@ def u64_gemm_weight_grad(const uint64_t[:, :, :, :] x, const uint64_t[:, :, :, :
                          <char*>&scratch[0], worker_bytes, workers)
 
 
+def u64_zip(const uint64_t[:, :, :, ::1] even, const uint64_t[:, :, :, ::1] odd, uint64_t[:, :, :, :] out, int workers):
+    """out[..., ::2] = even, out[..., 1::2] = odd; rows of out are dense."""
+    cdef Strides strides = elements(out.strides, 4, 8)
+    with nogil:
+        zip_planes[uint64_t](&even[0, 0, 0, 0], even.shape[3], &odd[0, 0, 0, 0], odd.shape[3], out.shape, &out[0, 0, 0, 0],
+                        strides.of, workers)
+
+
 def u64_turn(const uint64_t[:, :, :, :, :] w, uint64_t[:, :, :, :, ::1] out):
-    """out = w; is every weight finite?"""
+    """out (groups, K, R, S, C) = w (groups, C, K, R, S)."""
     cdef Strides ws = elements(w.strides, 5, 8)
-    cdef bint finite
     with nogil:
         turn[uint64_t](&w[0, 0, 0, 0, 0], w.shape, ws.of, &out[0, 0, 0, 0, 0])
-        finite = all_finite[uint64_t](&out[0, 0, 0, 0, 0],
-                                 out.shape[0] * out.shape[1] * out.shape[2] * out.shape[3] * out.shape[4])
+
+
+def u64_finite(const uint64_t[:, :, :, :] values):
+    """Is every element finite?"""
+    cdef Strides strides = elements(values.strides, 4, 8)
+    cdef bint finite
+    with nogil:
+        finite = all_finite[uint64_t](&values[0, 0, 0, 0], values.shape, strides.of)
     return finite
 
 

@@ -1,9 +1,12 @@
-"""Implicit GEMM: convolution as a product of matrices, one of which is the windows of x, packed piece by piece.
+"""Implicit GEMM: convolution as a product of matrices, one of which is the windows of x, never written out.
 
-Any stride, dilation, group, boundary, layout and dtype; weights are read as they lie; a few hundred KiB of scratch.
-Kernel: src_cython/gemm.pyx, which draws the product; this module chooses which operand is which, and the block sizes.
-Input gradients are forward convolutions, one per output phase. (S. Chetlur et al., cuDNN: Efficient Primitives for
-Deep Learning, 2014, for packing windows within the product.)
+Any stride, dilation, group, boundary, layout and dtype; several hundred KiB of scratch for each worker. One operand is
+read where it lies, or from a padded patch of the image; the other is packed into panels. Kernel: src_cython/gemm.pyx,
+which draws the product; this module chooses which operand is which, by what packing and storing cost, and the block
+sizes. Input gradients are forward convolutions, one per output phase; at a stride of 2 the even and the odd columns are
+computed apart and put together after. (S. Chetlur et al., cuDNN: Efficient Primitives for Deep Learning, 2014, for
+windows within the product; E. Georganas et al., Anatomy of High-Performance Deep Learning Convolutions on SIMD
+Architectures, 2018, for reading pixels in place.)
 """
 
 from __future__ import annotations
@@ -23,135 +26,228 @@ NAME = "gemm"
 SCOPE, ELEMENTWISE = "window", True
 
 PANELS_BYTES = 512 << 10  # packed lanes of a unit of work: half of the second cache
-PACKING = 0.35  # of the time that machine.Rates.bandwidth reckons: packing moves whole vectors
-FEW_ROWS = 5  # a tile of few rows takes as long as rows + FEW_ROWS / rows: its sums wait for each other
+PATCH_BYTES = 192 << 10  # of the image copied at a time, more or less
 PRODUCT_BYTES = 4096  # that could be moved while the product of one group is set up
-PATCH_BYTES = 128 << 10  # of the image copied at a time, at the least
+# What an element beside the multiply-adds costs, in parts of the time that machine.Rates.bandwidth reckons
+COPYING = 0.18  # copied, into a patch or a panel
+TURNING = 0.27  # transposed into a panel
+PIECING = 1.0  # the same in short runs, or strided ones
+STORING = 0.1  # stored as the tile has it
+PUTTING = 0.7  # stored transposed
+ZIPPING = 0.3  # put between the other columns' afterwards
+SCATTERING = 1.0  # stored between other elements
+BYTE = 10  # flops in the time of a byte
+ZIP_BYTES = 8 << 20  # of dx at a time, where its columns are computed apart
+# A tile of few rows or lanes waits for its own sums, or for its loads
+FEW_ROWS = 4
+NARROW = 0.15
 
 
 def why_not(problem: ConvProblem) -> str | None:
     return None
 
 
-def variant(problem: ConvProblem) -> str:
-    return "pixels by filters" if _swapped(problem) else "filters by pixels"
-
-
 def error_bound(problem: ConvProblem) -> float:
     return sum_bound(problem)
 
 
-def _swapped(problem: ConvProblem) -> bool:
-    """Is the product computed transposed, windows by filters, so that it is written along the filters?"""
-    if problem.direction == "weight_grad":
-        return problem.R * problem.S > 1 or _patched(problem)
-    if problem.layout == "NHWC":
-        return True
-    # Few pixels fill vectors badly: then the filters do.
-    pixels = problem.N * problem.P * problem.Q
-    return problem.R * problem.S == 1 and pixels < 64 and pixels % 16 != 0 and not _patched(problem)
-
-
 def _padded(problem: ConvProblem) -> bool:
-    """Do windows leave the image?"""
+    """Do windows leave the image, so that patches of it are copied?"""
     return any(pad > 0 for axis in problem.padding for pad in axis)
 
 
-def _patched(problem: ConvProblem) -> bool:
-    """Are windows packed by way of copied patches of the image, or straight from it?"""
-    strided = problem.stride[1] > 1 and problem.R * problem.S > 1
-    return problem.layout == "NCHW" and (_padded(problem) or strided)
+@dataclass(frozen=True)
+class _Product:
+    """The product of one group: rows x depth by depth x lanes."""
+
+    swapped: bool
+    """Windows are the rows and filters the lanes, not the other way round."""
+    rows: int
+    lanes: int
+    depth: int
+    flops: float
+    bytes: float
+
+
+def _product(problem: ConvProblem, swapped: bool, turned: bool, kernel: Any) -> _Product:
+    item, filters = problem.itemsize, problem.K // problem.groups
+    taps = max(problem.C // problem.groups, 1) * problem.R * problem.S
+    pixels = max(problem.N, 1) * problem.P * problem.Q
+    last = problem.layout == "NHWC"
+    in_place = problem.R * problem.S == 1 and max(problem.stride) == 1  # windows are the image, its rows long runs
+    if problem.direction == "weight_grad":
+        windows, depth, rows_inside = taps, pixels, swapped
+        packing = COPYING if last else TURNING if swapped or in_place else PIECING
+    else:
+        windows, depth, rows_inside = pixels, taps, swapped and not last
+        if swapped:
+            packing = TURNING if not turned else COPYING if in_place else COPYING + 5 * TURNING
+        else:
+            packing = TURNING if last else COPYING if in_place else PIECING if problem.stride[1] > 1 else 2 * COPYING
+    rows, lanes = (windows, filters) if swapped else (filters, windows)
+    unit, tile = kernel.UNIT_BYTES // item, kernel.TILE_BYTES // item
+    heights, most = -(-rows // kernel.TILE_ROWS), -(-depth * item // kernel.DEPTH_BYTES)
+    height = rows / heights
+    waiting = FEW_ROWS / height**2 if height < 4 else 0
+    waiting += NARROW * (tile / up(lanes, unit) - 1) if lanes < tile else 0
+    flops = 2 * rows * up(lanes, unit) * depth * (1 + waiting)
+    moved = packing * lanes * depth + (PUTTING if rows_inside else STORING) * rows * lanes * most
+    if _padded(problem):
+        moved += COPYING * problem.N * problem.C // problem.groups * problem.H * problem.W
+    return _Product(swapped, rows, lanes, depth, flops, moved * item)
+
+
+def _best_product(problem: ConvProblem, turned: bool, kernel: Any) -> _Product:
+    both = [_product(problem, swapped, turned, kernel) for swapped in (False, True)]
+    return min(both, key=lambda p: p.flops + BYTE * p.bytes)
+
+
+def variant(problem: ConvProblem) -> str:
+    swapped = _best_product(problem, False, machine.kernels().gemm).swapped
+    return "pixels by filters" if swapped else "filters by pixels"
+
+
+Cut = tuple[int, int, int, int]
+
+
+def _cut(extents: tuple[int, int, int], most: int) -> Cut:
+    """Nested loops in pieces of at most so many elements: (outers, units, unit, pieces), see gemm.pyx."""
+    a, b, c = extents
+    if b * c <= most:
+        return 1, a, b * c, -(-a // (most // (b * c)))
+    if c <= most:
+        return a, b, c, -(-b // (most // c))
+    return a * b, c, 1, -(-c // most)
+
+
+def _longest(cut: Cut) -> int:
+    _, units, unit, pieces = cut
+    return -(-units // pieces) * unit
 
 
 @dataclass(frozen=True)
 class _Blocks:
     """How the product is cut, and the scratch of a worker."""
 
-    rows: int
-    """The product is rows x depth by depth x lanes."""
-    lanes: int
-    depth: int
+    product: _Product
     row_blocks: int
     lane_blocks: int
     patch_bytes: int
     worker_bytes: int
+    depths: Cut
+    """Blocks of the depth: no other cut touches the order of a sum, so this one follows from the problem alone."""
+    cut: Cut
+    """Pieces of windows for which patches are copied."""
 
 
-def _blocks(problem: ConvProblem, kernel: Any, workers: int = 1) -> _Blocks:
-    """Every element is summed in the same order however the product is cut: the cut may depend on the workers."""
-    g, item = problem.groups, problem.itemsize
-    filters, taps = problem.K // g, max(problem.C // g, 1) * problem.R * problem.S
-    pixels = max(problem.N, 1) * problem.P * problem.Q
-    rows, lanes, depth = (filters, taps, pixels) if problem.direction == "weight_grad" else (filters, pixels, taps)
-    rows, lanes, depth = (max(extent, 1) for extent in (rows, lanes, depth))  # no samples, or no channels
-    if _swapped(problem):
-        rows, lanes = lanes, rows
-    most_depth = kernel.DEPTH_BYTES // item
-    depth_block = up(-(-depth // -(-depth // most_depth)), 16)
-    panel_bytes = kernel.TILE_BYTES * depth_block
-    panels, heights = -(-lanes * item // kernel.TILE_BYTES), -(-rows // kernel.TILE_ROWS)
+def _blocks(problem: ConvProblem, kernel: Any, workers: int = 1, turned: bool = False) -> _Blocks:
+    item, product = problem.itemsize, _best_product(problem, turned, kernel)
+    pixels = (max(problem.N, 1), problem.P, problem.Q)
+    taps = (max(problem.C // problem.groups, 1), problem.R, problem.S)
+    if problem.layout == "NHWC":
+        taps = (*taps[1:], taps[0])
+    weight_grad = problem.direction == "weight_grad"
+    depths = _cut(pixels if weight_grad else taps, kernel.DEPTH_BYTES // item)
+    windows = taps if weight_grad else pixels
+    most = _most_windows(problem, _longest(depths))
+    cut = _cut(windows, most) if _padded(problem) else (1, math.prod(windows), 1, 1)
+    panel_bytes = kernel.TILE_BYTES * _longest(depths)
+    panels = -(-product.lanes * item // kernel.TILE_BYTES)
     lane_blocks, row_blocks = -(-panels // max(PANELS_BYTES // panel_bytes, 1)), 1
-    if g * lane_blocks % workers:
-        # the operand that lies across the cut is packed once more for each unit: the smaller one
-        if (rows < lanes and panels >= 4 * workers) or lane_blocks > workers:
+    if problem.groups * lane_blocks % workers:
+        # the operand that lies across the cut is packed or copied once more for each unit: the smaller one
+        if (product.rows < product.lanes and panels >= 4 * workers) or lane_blocks > workers:
             lane_blocks = min(panels, up(lane_blocks, workers))
         else:
-            row_blocks = min(heights, workers)
-    lane_panels = -(-panels // lane_blocks)
-    patch_bytes = 0
-    if _patched(problem):
-        weight_grad = problem.direction == "weight_grad"
-        patch_bytes = _patch_bytes(problem, depth_block if weight_grad else lane_panels * kernel.TILE_BYTES // item)
-    worker_bytes = kernel.PANEL_BYTES + lane_panels * panel_bytes + patch_bytes
-    return _Blocks(rows, lanes, depth, row_blocks, lane_blocks, patch_bytes, worker_bytes)
+            whole = product.swapped and _padded(problem)  # rows are cut between patches
+            row_blocks = min(cut[0] * cut[3] if whole else -(-product.rows // kernel.TILE_ROWS), workers)
+    patch_bytes = _patch_bytes(problem, _longest(cut), _longest(depths)) if _padded(problem) else 0
+    worker_bytes = kernel.PANEL_BYTES + -(-panels // lane_blocks) * panel_bytes + patch_bytes
+    return _Blocks(product, row_blocks, lane_blocks, patch_bytes, worker_bytes, depths, cut)
 
 
-def _patch_bytes(problem: ConvProblem, pixels: int) -> int:
-    """Room for the patch under that many pixels of one channel, or for more channels."""
+def _reach(count: int, extents: tuple[int, int, int]) -> tuple[int, int, int]:
+    """How far so many elements reach that begin where a loop of nested ones begins."""
+    _, b, c = extents
+    if count > b * c:
+        return -(-count // (b * c)), b, c
+    return (1, -(-count // c), c) if count > c else (1, 1, count)
+
+
+def _patch_bytes(problem: ConvProblem, windows: int, depth: int) -> int:
+    """Of the image under a piece of the windows and a block of the depth."""
+    pixels, taps = (depth, windows) if problem.direction == "weight_grad" else (windows, depth)
+    n, p, q = _reach(pixels, (max(problem.N, 1), problem.P, problem.Q))
+    extents = (max(problem.C // problem.groups, 1), problem.R, problem.S)
+    if problem.layout == "NHWC":
+        r, s, c = _reach(taps, (*extents[1:], extents[0]))
+    else:
+        c, r, s = _reach(taps, extents)
     (sh, sw), (dh, dw) = problem.stride, problem.dilation
-    samples = min(-(-(pixels - 1) // (problem.P * problem.Q)) + 1, problem.N)
-    rows = min(-(-(pixels - 1) // problem.Q) + 1, problem.P) + (problem.R - 1) * dh // sh
-    pitch = problem.Q + (problem.S - 1) * dw // sw
-    plane = min(problem.R, sh // math.gcd(sh, dh)) * min(problem.S, sw // math.gcd(sw, dw)) * rows * pitch
-    return up(max(samples * plane * problem.itemsize, PATCH_BYTES), 64)
+    height, width = (p - 1) * sh + (r - 1) * dh + 1, (q - 1) * sw + (s - 1) * dw + 1
+    return up(n * c * height * width * problem.itemsize, 64)
 
 
-def _weights_elements(phase: ConvProblem) -> int:
+def _most_windows(problem: ConvProblem, depth: int) -> int:
+    """Windows of which one patch is copied."""
+    low, high = 1, math.prod(problem.y_shape) + math.prod(problem.w_shape)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _patch_bytes(problem, middle, depth) <= PATCH_BYTES:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _weights_elements(phase: ConvProblem, kernel: Any) -> int:
     """Of the turned filters that a phase of an input gradient needs a copy of."""
-    return math.prod(phase.w_shape) if phase.R * phase.S > 1 or _padded(phase) else 0
+    swapped = _best_product(phase, True, kernel).swapped
+    return math.prod(phase.w_shape) if swapped and phase.R * phase.S > 1 else 0
+
+
+def _zipped(problem: ConvProblem) -> bool:
+    """Are even and odd columns of dx two phases, each computed on its own and put between the other's?"""
+    columns = len({phase.out[1].start for phase in phases.phases(problem)})
+    return problem.layout == "NCHW" and problem.stride[1] == 2 and columns == 2
 
 
 def _phases(problem: ConvProblem) -> list[phases.Phase]:
-    found = phases.phases(problem)
+    found, samples = phases.phases(problem), problem.N
     if problem.boundary != "constant":  # one padded plane at a time
-        found = [replace(p, problem=replace(p.problem, N=1)) for p in found]
-    return [replace(p, problem=replace(p.problem, layout=problem.layout)) for p in found]
+        samples = 1
+    elif _zipped(problem):
+        sample = math.prod(problem.x_shape[1:]) * problem.itemsize
+        samples = max((n for n in range(1, samples + 1) if samples % n == 0 and n * sample <= ZIP_BYTES), default=1)
+    return [replace(p, problem=replace(p.problem, N=samples, layout=problem.layout)) for p in found]
 
 
 def cost(problem: ConvProblem, isa: str) -> Cost:
     kernel = machine.kernels(isa).gemm
     if problem.direction == "input_grad":
         found = [p.problem for p in _phases(problem)]
-        parts = [cost(p, isa) for p in found]
-        shared = sum(_weights_elements(p) for p in found) * problem.itemsize
-        times, moved = 1, sum(part.bytes for part in parts) + 4 * shared
+        parts = [_cost(p, kernel, True) for p in found]
+        moved = sum(part.bytes for part in parts)
+        shared = sum(_weights_elements(p, kernel) for p in found) * problem.itemsize
+        times = problem.N // found[0].N if found else 1
         if problem.boundary != "constant":
             padded = math.prod(problem.padded_shape[1:]) * problem.itemsize
-            shared, moved, times = shared + padded, moved + 3 * padded, max(problem.N, 1)
-        if max(problem.stride) > 1:  # phases are stored element by element
-            moved += 3 * math.prod(problem.x_shape[1:]) * problem.itemsize
+            shared, moved = shared + padded, moved + 3 * padded
+        if _zipped(problem):
+            half = max(2 * math.prod(p.y_shape) for p in found) * problem.itemsize
+            shared, moved = shared + half, moved + ZIPPING * len(parts) / 2 * half
+        elif max(problem.stride) > 1:
+            moved += SCATTERING * math.prod(problem.x_shape[1:]) * problem.itemsize
         worker = max((part.worker for part in parts), default=0)
         flops = sum(part.flops for part in parts) * times
         return Cost(flops, moved * times, shared, worker, "gemm", max(len(parts) * times, 1))
-    blocks = _blocks(problem, kernel)
-    item, panel = problem.itemsize, kernel.TILE_BYTES // problem.itemsize
-    lanes = up(blocks.lanes, panel // kernel.TILE_VECTORS)
-    flops = 2 * problem.groups * (blocks.rows + FEW_ROWS / max(blocks.rows, 1)) * lanes * blocks.depth
-    moved = blocks.depth * (blocks.rows * blocks.lane_blocks + up(blocks.lanes, panel)) + blocks.rows * blocks.lanes
-    if problem.direction == "weight_grad":
-        moved += 4 * blocks.rows * blocks.lanes  # dw is read and written once for each block of the depth, and far away
-    moved = (PACKING * moved * item + PRODUCT_BYTES) * problem.groups
-    return Cost(flops, moved, 0, blocks.worker_bytes, "gemm")
+    return _cost(problem, kernel, False)
+
+
+def _cost(problem: ConvProblem, kernel: Any, turned: bool) -> Cost:
+    blocks = _blocks(problem, kernel, turned=turned)
+    moved = (blocks.product.bytes + PRODUCT_BYTES) * problem.groups
+    return Cost(blocks.product.flops * problem.groups, moved, 0, blocks.worker_bytes, "gemm")
 
 
 @dataclass(frozen=True)
@@ -162,23 +258,27 @@ class _Tables:
     kernel: Any
     prefix: str
     geometry: tuple[int, ...]
-    cuts: dict[int, tuple[tuple[int, ...], int]]
+    cuts: dict[int, tuple[tuple[Any, ...], int]]
     """How the product is cut for so many workers, and the scratch of each."""
     rows: np.ndarray
     columns: np.ndarray
+    turned: bool
+    """The problem is a phase of an input gradient."""
 
-    def cut(self, workers: int) -> tuple[tuple[int, ...], int]:
+    def cut(self, workers: int) -> tuple[tuple[Any, ...], int]:
         if workers not in self.cuts:
-            p, blocks = self.problem, _blocks(self.problem, self.kernel, workers)
-            kind = (_padded(p), _patched(p), p.layout == "NHWC", _swapped(p))
+            p, blocks = self.problem, _blocks(self.problem, self.kernel, workers, self.turned)
             self.cuts[workers] = (
-                (*kind, blocks.row_blocks, blocks.lane_blocks, blocks.patch_bytes),
+                (
+                    _padded(p), p.layout == "NHWC", blocks.product.swapped, blocks.row_blocks, blocks.lane_blocks,
+                    blocks.patch_bytes, blocks.depths, blocks.cut,
+                ),
                 blocks.worker_bytes,
-            )
+            )  # fmt: skip
         return self.cuts[workers]
 
 
-def _tables(problem: ConvProblem, isa: str) -> _Tables:
+def _tables(problem: ConvProblem, isa: str, turned: bool = False) -> _Tables:
     kernel = machine.kernels(isa).gemm
     g = problem.groups
     geometry = (
@@ -186,12 +286,12 @@ def _tables(problem: ConvProblem, isa: str) -> _Tables:
         problem.padding[0][0], problem.padding[1][0], *problem.stride, *problem.dilation,
     )  # fmt: skip
     prefix = PREFIX[problem.compute_dtype]
-    return _Tables(problem, kernel, prefix, geometry, {}, problem.rows(), problem.columns())
+    return _Tables(problem, kernel, prefix, geometry, {}, problem.rows(), problem.columns(), turned)
 
 
 def prepare(problem: ConvProblem, isa: str) -> Any:
     if problem.direction == "input_grad":
-        return [(phase, _tables(phase.problem, isa)) for phase in _phases(problem)]
+        return [(phase, _tables(phase.problem, isa, True)) for phase in _phases(problem)]
     return _tables(problem, isa)
 
 
@@ -201,6 +301,8 @@ class _Turned:
 
     filters: list[np.ndarray]
     excess: np.ndarray | None
+    checked: bool
+    """Is it known which entries are not finite?"""
 
 
 def pack(plan: Any, w: np.ndarray) -> Any:
@@ -209,22 +311,30 @@ def pack(plan: Any, w: np.ndarray) -> Any:
 
 
 def _turn(plan: Any, w: np.ndarray, keep: bool) -> _Turned:
-    filters, finite = [], True
+    checked = all(not _padded(phase.problem) for phase, _ in plan.tables)
+    if keep:
+        if not np.isfinite(w).all():
+            return _without_excess(plan, w)
+        w, checked = w.copy(), True
+    filters = []
     for phase, tables in plan.tables:
         view = phases.turned(w, plan.problem.groups, phase.taps)
-        if _weights_elements(phase.problem) or keep:
-            copy = np.empty(view.shape, w.dtype)
-            finite &= getattr(tables.kernel, tables.prefix + "_turn")(view, copy)
-            view = copy
+        if _weights_elements(phase.problem, tables.kernel):
+            g, c, k, r, s = view.shape
+            copy = np.empty((g, k, r, s, c), w.dtype)  # the product's lanes side by side
+            getattr(tables.kernel, tables.prefix + "_turn")(view, copy)
+            view = copy.transpose(0, 4, 1, 2, 3)
         filters.append(view)
-    if finite:
-        return _Turned(filters, None)
+    return _Turned(filters, None, checked)
+
+
+def _without_excess(plan: Any, w: np.ndarray) -> _Turned:
     # The adjoint of padding has no products of zeros with weights, and an infinity times zero would be NaN. So the
     # product takes +-1 for weights that are not finite: that has the sign and the zeros of what they make of dy. What
     # they make is added later, where it is due.
     odd = ~np.isfinite(w)
     excess = np.where(odd, w, 0)
-    return _Turned(_turn(plan, np.where(odd, np.where(w < 0, -1, 1).astype(w.dtype), w), True).filters, excess)
+    return replace(_turn(plan, np.where(odd, np.where(w < 0, -1, 1).astype(w.dtype), w), True), excess=excess)
 
 
 def _forward(
@@ -253,15 +363,51 @@ def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, wor
         _forward(tables, a, grouped(b, problem.groups), bias, out, workers, False)
         return
     turned = _turn(plan, b, False) if isinstance(b, np.ndarray) else b
-    phases.run(problem, lambda dy, bias, dx: _input_grad(plan, dy, turned, bias, dx, workers), a, bias, out)
+    phases.run(problem, lambda dy, bias, dx: _input_grad(plan, dy, b, turned, bias, dx, workers), a, bias, out)
 
 
-def _input_grad(plan: Any, dy: np.ndarray, turned: _Turned, bias: np.ndarray, dx: np.ndarray, workers: int) -> None:
-    for (phase, tables), filters in zip(plan.tables, turned.filters, strict=True):
-        rows, columns = phase.out
-        _forward(tables, dy, filters, bias, dx[:, :, rows, columns], workers, dx.strides[3] == dx.itemsize)
+def _input_grad(
+    plan: Any, dy: np.ndarray, w: Any, turned: _Turned, bias: np.ndarray, dx: np.ndarray, workers: int
+) -> None:
+    found = [(*pair, filters) for pair, filters in zip(plan.tables, turned.filters, strict=True)]
+    zipped = _zipped(plan.problem) and dx.strides[3] == dx.itemsize
+    samples = max(found[0][1].problem.N, 1) if found else 1
+    for n in range(0, len(dx), samples):
+        part, gradient = dx[n : n + samples], dy[n : n + samples]
+        if zipped:
+            for pair in zip(found[::2], found[1::2], strict=True):  # the columns of one phase of the rows
+                _zip(pair, gradient, bias, part, workers)
+            continue
+        for phase, tables, filters in found:
+            to = part[:, :, phase.out[0], phase.out[1]]
+            _forward(tables, gradient, filters, bias, to, workers, dx.strides[3] == dx.itemsize)
     if turned.excess is not None:
         _add_excess(plan.problem, dy, turned.excess, dx)
+    elif not turned.checked and not _finite(plan, dx if dx.size < w.size else w) and not np.isfinite(w).all():
+        _input_grad(plan, dy, w, _without_excess(plan, w), bias, dx, workers)
+
+
+def _zip(pair: Any, dy: np.ndarray, bias: np.ndarray, dx: np.ndarray, workers: int) -> None:
+    """Two phases that are the even and the odd columns of some rows of dx."""
+    even, odd = sorted(pair, key=lambda found: found[0].out[1].start)
+    shapes = [found[1].problem.y_shape for found in (even, odd)]
+    sizes = [up(math.prod(shape) * dx.itemsize, 64) for shape in shapes]
+    with scratch(sum(sizes)) as memory:
+        parts = []
+        for (_, tables, filters), shape, start in zip((even, odd), shapes, (0, sizes[0]), strict=True):
+            part = memory[start : start + math.prod(shape) * dx.itemsize].view(dx.dtype).reshape(shape)
+            _forward(tables, dy, filters, bias, part, workers, False)
+            parts.append(part)
+        getattr(tables.kernel, tables.prefix + "_zip")(*parts, dx[:, :, even[0].out[0]], workers)
+
+
+def _finite(plan: Any, values: np.ndarray) -> bool:
+    tables = plan.tables[0][1]
+    if values.flags.c_contiguous:
+        values = values.reshape(1, 1, 1, -1)
+    elif values.strides[3] != values.itemsize:
+        values = values.transpose(0, 2, 3, 1)
+    return getattr(tables.kernel, tables.prefix + "_finite")(values)
 
 
 def _add_excess(problem: ConvProblem, dy: np.ndarray, w: np.ndarray, dx: np.ndarray) -> None:

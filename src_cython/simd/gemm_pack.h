@@ -1,15 +1,19 @@
-/* What packing is made of, for one element type T: copies of short rows, and transposition. Knows no convolution.
+/* What packing is made of, for one element type T: copies of rows into panels, and transposition. Knows no convolution.
  *
  *   T_copy          out[i] = in[i]
+ *   T_copy_padded   out = before times value, in, after times value
  *   T_copy_every_2  out[i] = in[2*i]
- *   T_copy_runs     out[k][i] = in[offsets[k] + i*step]
  *   T_add           out[i] += in[i]
  *   T_put_every_2   out[2*i] = in[i], or += in[i]; what lies between is read and written back
- *   T_transpose     out[j][i] = in[i][j], in whole blocks of 4x4: both extents are rounded up, in and out must reach
- *                   that far
+ *   T_zip_row       out[2*i] = even[i], i < evens; out[2*i + 1] = odd[i], i < odds; evens == odds or odds + 1
+ *   T_copy_runs     panels[(lane + i) / GEMM_N][k][(lane + i) % GEMM_N] = in[offsets[k] + i*step]     k < count, i < n
+ *   T_transpose_rows   out[j][i] = in[offsets[i] + j]      i < rows, j < columns; rows are rounded up to whole vectors
+ *                   with zeros, and out must reach that far; what lies before `end` may be read, if it isn't NULL
+ *   T_put_turned    out[j*ld + i] = in[i][j] + bias[j], or += in[i][j] if bias is NULL      i < rows, j < lanes; rows of
+ *                   in are GEMM_N apart, and as many as make whole vectors may be read
  *
  * The last vector of a row overlaps the one before it, so nothing beyond either end is touched and rows need no
- * remainder loop.
+ * remainder loop. After gemm_tile.h and transpose.h.
  */
 #include "vector.h"
 
@@ -22,17 +26,20 @@ typedef u64 u64_4 __attribute__((vector_size(32), aligned(8), may_alias));
 typedef f32 f32_8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef f64 f64_8 __attribute__((vector_size(64), aligned(8), may_alias));
 typedef u64 u64_8 __attribute__((vector_size(64), aligned(8), may_alias));
-#endif
 
-#ifndef PACK_PREFETCH
-#define PACK_PREFETCH
-/* Bytes that will be read soon: other rows of a matrix lie too far apart for the processor to foresee. */
+#define AHEAD 256 /* bytes, from where a row is read to where its next part is asked for */
+
+/* Bytes that will be read, or written, soon: rows that lie too far apart for the processor to foresee. */
 static inline void prefetch(const void* start, ptrdiff_t bytes) {
     for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)start + i);
 }
+static inline void prefetch_to_write(const void* start, ptrdiff_t bytes) {
+    for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)start + i, 1);
+    __builtin_prefetch((const char*)start + bytes - 1, 1);
+}
 #endif
 
-static inline void PASTE(T, copy)(const T* in, ptrdiff_t n, T* out) {
+static inline __attribute__((always_inline)) void PASTE(T, copy)(const T* in, ptrdiff_t n, T* out) {
     if (n >= 8) {
         for (ptrdiff_t i = 0; i < n - 8; i += 8) *(PACK_8(T)*)(out + i) = *(const PACK_8(T)*)(in + i);
         *(PACK_8(T)*)(out + n - 8) = *(const PACK_8(T)*)(in + n - 8);
@@ -41,6 +48,18 @@ static inline void PASTE(T, copy)(const T* in, ptrdiff_t n, T* out) {
         *(PACK_4(T)*)(out + n - 4) = *(const PACK_4(T)*)(in + n - 4);
     } else
         for (ptrdiff_t i = 0; i < n; i++) out[i] = in[i];
+}
+
+static inline void PASTE(T, copy_padded)(const T* in, ptrdiff_t before, ptrdiff_t n, ptrdiff_t after, T value, T* out) {
+    const ptrdiff_t width = before + n + after;
+    if (before <= 8 && after <= 8 && width >= 8) { /* what is written too much, the copy writes again */
+        *(PACK_8(T)*)out = value + (PACK_8(T)){0};
+        *(PACK_8(T)*)(out + width - 8) = value + (PACK_8(T)){0};
+    } else {
+        for (ptrdiff_t i = 0; i < before; i++) out[i] = value;
+        for (ptrdiff_t i = before + n; i < width; i++) out[i] = value;
+    }
+    PASTE(T, copy)(in, n, out + before);
 }
 
 static inline void PASTE(T, copy_every_2)(const T* in, ptrdiff_t n, T* out) {
@@ -79,41 +98,110 @@ static inline void PASTE(T, put_every_2)(const T* in, ptrdiff_t n, T* out, int a
     for (; i < n; i++) out[2 * i] = in[i] + (add ? out[2 * i] : 0);
 }
 
-static void PASTE(T, copy_runs)(const T* in, const ptrdiff_t* offsets, ptrdiff_t count, ptrdiff_t step, ptrdiff_t n,
-                                T* out, ptrdiff_t ld) {
-    if (step == 1 && n >= 8)
-        for (ptrdiff_t k = 0; k < count; k++) {
-            const T* from = in + offsets[k];
-            T* to = out + k * ld;
-            if (n >= 64 && k + 2 < count) prefetch(in + offsets[k + 2], n * sizeof(T));
-            for (ptrdiff_t i = 0; i < n - 8; i += 8) *(PACK_8(T)*)(to + i) = *(const PACK_8(T)*)(from + i);
-            *(PACK_8(T)*)(to + n - 8) = *(const PACK_8(T)*)(from + n - 8);
+static inline void PASTE(T, zip_row)(const T* even, ptrdiff_t evens, const T* odd, ptrdiff_t odds, T* out) {
+    if (odds >= 8)
+        for (ptrdiff_t i = 0;; i = i + 8 < odds - 8 ? i + 8 : odds - 8) {
+            const PACK_8(T) a = *(const PACK_8(T)*)(even + i), b = *(const PACK_8(T)*)(odd + i);
+            *(PACK_8(T)*)(out + 2 * i) = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+            *(PACK_8(T)*)(out + 2 * i + 8) = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+            if (i == odds - 8) break;
         }
-    else if (step == 1 && n >= 4)
-        for (ptrdiff_t k = 0; k < count; k++) {
-            *(PACK_4(T)*)(out + k * ld) = *(const PACK_4(T)*)(in + offsets[k]);
-            *(PACK_4(T)*)(out + k * ld + n - 4) = *(const PACK_4(T)*)(in + offsets[k] + n - 4);
-        }
-    else if (step == 2)
-        for (ptrdiff_t k = 0; k < count; k++) PASTE(T, copy_every_2)(in + offsets[k], n, out + k * ld);
     else
-        for (ptrdiff_t i = 0; i < n; i++)
-            for (ptrdiff_t k = 0; k < count; k++) out[k * ld + i] = in[offsets[k] + i * step];
+        for (ptrdiff_t i = 0; i < odds; i++) out[2 * i] = even[i], out[2 * i + 1] = odd[i];
+    if (evens > odds) out[2 * odds] = even[odds];
 }
 
-static void PASTE(T, transpose)(const T* restrict in, ptrdiff_t ld_in, ptrdiff_t rows, ptrdiff_t columns,
-                                T* restrict out, ptrdiff_t ld_out) {
-    for (ptrdiff_t j = 0; j < columns; j += 4)
-        for (ptrdiff_t i = 0; i < rows; i += 4) {
-            const T* from = in + i * ld_in + j;
-            T* to = out + j * ld_out + i;
-            const PACK_4(T) a = *(const PACK_4(T)*)from, b = *(const PACK_4(T)*)(from + ld_in),
-                            c = *(const PACK_4(T)*)(from + 2 * ld_in), d = *(const PACK_4(T)*)(from + 3 * ld_in);
-            const PACK_4(T) ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7),
-                            cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-            *(PACK_4(T)*)to = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
-            *(PACK_4(T)*)(to + ld_out) = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
-            *(PACK_4(T)*)(to + 2 * ld_out) = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
-            *(PACK_4(T)*)(to + 3 * ld_out) = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+static inline __attribute__((always_inline)) void PASTE(T, copy_strided)(const T* in, ptrdiff_t step, ptrdiff_t n, T* out) {
+    if (step == 1)
+        PASTE(T, copy)(in, n, out);
+    else if (step == 2)
+        PASTE(T, copy_every_2)(in, n, out);
+    else
+        for (ptrdiff_t i = 0; i < n; i++) out[i] = in[i * step];
+}
+
+static void PASTE(T, copy_runs)(const T* in, const ptrdiff_t* offsets, ptrdiff_t count, ptrdiff_t step, ptrdiff_t n,
+                                ptrdiff_t lane, ptrdiff_t depth, T* panels) {
+    panels += lane / GEMM_N(T) * depth * GEMM_N(T);
+    lane %= GEMM_N(T);
+    if (lane + n <= GEMM_N(T)) /* within one panel: the same few vectors each time */
+        for (ptrdiff_t k = 0; k < count; k++)
+            PASTE(T, copy_strided)(in + offsets[k], step, n, panels + k * GEMM_N(T) + lane);
+    else
+        for (ptrdiff_t k = 0; k < count; k++) { /* a run is read from end to end: the processor foresees that */
+            const T* from = in + offsets[k];
+            T* to = panels + k * GEMM_N(T);
+            if (k + 6 < count) prefetch(in + offsets[k + 6], n * step * (ptrdiff_t)sizeof(T));
+            ptrdiff_t rest = n, width = GEMM_N(T) - lane;
+            PASTE(T, copy_strided)(from, step, width, to + lane);
+            for (rest -= width; rest >= GEMM_N(T); rest -= width) {
+                from += width * step, to += depth * GEMM_N(T), width = GEMM_N(T);
+                PASTE(T, copy_strided)(from, step, GEMM_N(T), to);
+            }
+            if (rest) PASTE(T, copy_strided)(from + width * step, step, rest, to + depth * GEMM_N(T));
         }
+}
+
+static void PASTE(T, transpose_rows)(const T* restrict in, const ptrdiff_t* offsets, ptrdiff_t rows, ptrdiff_t columns,
+                                     const T* end, T* restrict out, ptrdiff_t ld) {
+    V(T) v[PASTE__(LANES, T)];
+    for (ptrdiff_t i = 0; i < rows; i += LANES(T)) {
+        const ptrdiff_t height = rows - i < LANES(T) ? rows - i : LANES(T);
+        for (ptrdiff_t j = 0; j < columns; j += LANES(T)) {
+            if (columns - j < LANES(T) && columns >= LANES(T)) j = columns - LANES(T); /* the last block overlaps */
+            const ptrdiff_t width = columns - j < LANES(T) ? columns - j : LANES(T);
+            if (j + AHEAD / (ptrdiff_t)sizeof(T) < columns)
+                for (ptrdiff_t l = 0; l < height; l++)
+                    __builtin_prefetch((const char*)(in + offsets[i + l] + j) + AHEAD);
+            if (height == LANES(T) && width == LANES(T))
+                _Pragma("GCC unroll 16") for (int l = 0; l < LANES(T); l++)
+                    v[l] = *(const V(T)*)(in + offsets[i + l] + j);
+            else
+                for (ptrdiff_t l = 0; l < LANES(T); l++) {
+                    T row[PASTE__(LANES, T)] = {0};
+                    if (l >= height)
+                        v[l] = (V(T)){0};
+                    else if (width == LANES(T) || end - (in + offsets[i + l] + j) >= LANES(T))
+                        v[l] = *(const V(T)*)(in + offsets[i + l] + j);
+                    else {
+                        for (ptrdiff_t k = 0; k < width; k++) row[k] = in[offsets[i + l] + j + k];
+                        v[l] = *(const V(T)*)row;
+                    }
+                }
+            PASTE(T, transpose)(v);
+            if (width == LANES(T))
+                _Pragma("GCC unroll 16") for (int l = 0; l < LANES(T); l++) *(V(T)*)(out + (j + l) * ld + i) = v[l];
+            else
+                for (ptrdiff_t l = 0; l < width; l++) *(V(T)*)(out + (j + l) * ld + i) = v[l];
+        }
+    }
+}
+
+static void PASTE(T, put_turned)(const T* restrict in, ptrdiff_t rows, ptrdiff_t lanes, const T* bias, T* restrict out,
+                                 ptrdiff_t ld) {
+    V(T) v[PASTE__(LANES, T)];
+    for (ptrdiff_t j = 0; j < lanes; j += LANES(T)) {
+        const ptrdiff_t width = lanes - j < LANES(T) ? lanes - j : LANES(T);
+        for (ptrdiff_t i = 0; i < rows; i += LANES(T)) {
+            _Pragma("GCC unroll 16") for (int l = 0; l < LANES(T); l++)
+                v[l] = *(const V(T)*)(in + (i + l) * GEMM_N(T) + j);
+            PASTE(T, transpose)(v);
+            if (bias)
+                for (ptrdiff_t l = 0; l < width; l++) v[l] += bias[j + l];
+            for (ptrdiff_t l = 0; l < width; l++) {
+                T* to = out + (j + l) * ld + i;
+                T rest[PASTE__(LANES, T)];
+                if (rows - i >= LANES(T)) {
+                    if (!bias) v[l] += *(V(T)*)to;
+                    *(V(T)*)to = v[l];
+                    continue;
+                }
+                *(V(T)*)rest = v[l];
+                if (bias)
+                    PASTE(T, copy)(rest, rows - i, to);
+                else
+                    PASTE(T, add)(rest, rows - i, to);
+            }
+        }
+    }
 }

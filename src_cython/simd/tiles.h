@@ -5,6 +5,7 @@
 #define T f32
 #include "direct_tile.h"
 #include "gemm_tile.h"
+#include "transpose.h"
 #include "gemm_pack.h"
 #include "convert.h"
 #include "separable_tile.h"
@@ -12,6 +13,7 @@
 #define T f64
 #include "direct_tile.h"
 #include "gemm_tile.h"
+#include "transpose.h"
 #include "gemm_pack.h"
 #include "convert.h"
 #include "separable_tile.h"
@@ -19,6 +21,7 @@
 #define T u64
 #include "direct_tile.h"
 #include "gemm_tile.h"
+#include "transpose.h"
 #include "gemm_pack.h"
 #include "convert.h"
 #include "separable_tile.h"

@@ -1,5 +1,5 @@
 /* L x L transposes in registers and what they are for: L channels of a plane-by-plane image as vectors of channels,
- * for one element type T (f32 or f64), L = LANES(T).
+ * for one element type T, L = LANES(T).
  *
  *   T_load_columns     out[j][l] = x[l*channel + j*step]      j < count, l < lanes; zeros for lanes <= l < L; step > 0
  *   T_store_columns    y[l*channel + j*step] = in[j][l]       j < count, l < lanes
@@ -15,12 +15,15 @@
 #if VECTOR_BYTES == 64
 #define LANES_f32 16
 #define LANES_f64 8
+#define LANES_u64 8
 #elif VECTOR_BYTES == 32
 #define LANES_f32 8
 #define LANES_f64 4
+#define LANES_u64 4
 #else
 #define LANES_f32 4
 #define LANES_f64 2
+#define LANES_u64 2
 #endif
 #define PASTE__(a, b) PASTE(a, b)
 /* Lane l of the two vectors a, b (L lanes each) that exchange their off-diagonal blocks of s lanes. */
