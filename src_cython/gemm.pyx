@@ -609,7 +609,7 @@ cdef void multiply_rows(const Matrix* ma, const Output* c, Py_ssize_t i0, Py_ssi
     cdef summand start[MOST_ROWS]
     cdef summand nothing[16]
     cdef bint aliased = (ma.item.stride[2] * <Py_ssize_t>sizeof(summand)) % 4096 == 0 and ma.item.extent[2] > 1
-    cdef bint turned = rows_inside(c), aside = turned or c.lane.stride[2] != 1 or (c.lane_bias and fresh), direct
+    cdef bint turned = rows_inside(c), direct
     cdef Place row, lane
     fill(<summand>0, 16, nothing)
     if aliased:
@@ -637,9 +637,12 @@ cdef void multiply_rows(const Matrix* ma, const Output* c, Py_ssize_t i0, Py_ssi
             j, panel = j0 + jb * width, <const summand*>room.b + jb * width * kc
             lanes = min(width, j1 - j)
             lane = place_of(&c.lane, j)
-            direct = not (aside or lane.i[2] + lanes > c.lane.extent[2] or row.i[2] + rows > c.row.extent[2]
-                          or lanes % unit != 0)
+            direct = not (turned or c.lane.stride[2] != 1 or lane.i[2] + lanes > c.lane.extent[2]
+                          or row.i[2] + rows > c.row.extent[2] or lanes % unit != 0)
             to = <summand*>c.data + dot(&c.row, &row) + dot(&c.lane, &lane)
+            if direct and fresh and c.lane_bias:
+                for p in range(rows):
+                    copy(<const summand*>c.bias + j, 1, lanes, to + p * c.row.stride[2])
             for p in range(panels):
                 done, height = rows * p // panels, rows * (p + 1) // panels - rows * p // panels
                 if turned:
@@ -649,7 +652,7 @@ cdef void multiply_rows(const Matrix* ma, const Output* c, Py_ssize_t i0, Py_ssi
                     foresee(&c.row, i + done, height, &c.lane, j, lanes, <const summand*>c.data)
                 if direct:
                     tile(height, lanes // unit, depth, a, <const ptrdiff_t*>room.rows + done, steps, panel,
-                         <const summand*>start + done if fresh else NULL, to + done * c.row.stride[2], c.row.stride[2])
+                         <const summand*>start + done if fresh and not c.lane_bias else NULL, to + done * c.row.stride[2], c.row.stride[2])
                 else:
                     tile(height, blocks_of(lanes, unit), depth, a, <const ptrdiff_t*>room.rows + done, steps, panel,
                          <const summand*>nothing, <summand*>room.sums + done * width, width)

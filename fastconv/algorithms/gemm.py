@@ -25,7 +25,7 @@ from fastconv.problem import ConvProblem
 NAME = "gemm"
 SCOPE, ELEMENTWISE = "window", True
 
-PANELS_BYTES = 512 << 10  # packed lanes of a unit of work: half of the second cache
+PANELS_BYTES = 576 << 10  # packed lanes of a unit of work: more than half of the second cache
 PATCH_BYTES = 192 << 10  # of the image copied at a time, more or less
 PRODUCT_BYTES = 4096  # that could be moved while the product of one group is set up
 # What an element beside the multiply-adds costs, in parts of the time that machine.Rates.bandwidth reckons
@@ -289,10 +289,27 @@ def _tables(problem: ConvProblem, isa: str, turned: bool = False) -> _Tables:
     return _Tables(problem, kernel, prefix, geometry, {}, problem.rows(), problem.columns(), turned)
 
 
+@dataclass(frozen=True)
+class _Phases:
+    """What every run of an input gradient shares."""
+
+    parts: list[tuple[phases.Phase, _Tables, int]]
+    """The last of each phase: elements of a copy of its filters in the order of lanes, 0 for none."""
+    zipped: bool
+    samples: int
+    """Of one pass over the phases."""
+    padded: bool
+    """Zeros beyond dy meet the filters of some phase."""
+
+
 def prepare(problem: ConvProblem, isa: str) -> Any:
-    if problem.direction == "input_grad":
-        return [(phase, _tables(phase.problem, isa, True)) for phase in _phases(problem)]
-    return _tables(problem, isa)
+    if problem.direction != "input_grad":
+        return _tables(problem, isa)
+    found = _phases(problem)
+    kernel = machine.kernels(isa).gemm
+    parts = [(p, _tables(p.problem, isa, True), _weights_elements(p.problem, kernel)) for p in found]
+    samples = max(found[0].problem.N, 1) if found else 1
+    return _Phases(parts, _zipped(problem), samples, any(_padded(p.problem) for p in found))
 
 
 @dataclass(frozen=True)
@@ -307,25 +324,26 @@ class _Turned:
 
 def pack(plan: Any, w: np.ndarray) -> Any:
     """The product packs weights as it goes: a copy in their own order, or in the turned order."""
-    return _turn(plan, w, True) if plan.problem.direction == "input_grad" else w.copy()
+    if plan.problem.direction != "input_grad":
+        return w.copy()
+    if not np.isfinite(w).all():
+        return _without_excess(plan, w)
+    room = np.empty(sum(elements for *_, elements in plan.tables.parts), w.dtype)
+    return replace(_turn(plan, w.copy(), room), checked=True)
 
 
-def _turn(plan: Any, w: np.ndarray, keep: bool) -> _Turned:
-    checked = all(not _padded(phase.problem) for phase, _ in plan.tables)
-    if keep:
-        if not np.isfinite(w).all():
-            return _without_excess(plan, w)
-        w, checked = w.copy(), True
-    filters = []
-    for phase, tables in plan.tables:
+def _turn(plan: Any, w: np.ndarray, room: np.ndarray) -> _Turned:
+    """Views of w, and of copies in `room`."""
+    filters, used = [], 0
+    for phase, tables, elements in plan.tables.parts:
         view = phases.turned(w, plan.problem.groups, phase.taps)
-        if _weights_elements(phase.problem, tables.kernel):
+        if elements:
             g, c, k, r, s = view.shape
-            copy = np.empty((g, k, r, s, c), w.dtype)  # the product's lanes side by side
+            copy = room[used : used + elements].reshape(g, k, r, s, c)  # the product's lanes side by side
             getattr(tables.kernel, tables.prefix + "_turn")(view, copy)
-            view = copy.transpose(0, 4, 1, 2, 3)
+            view, used = copy.transpose(0, 4, 1, 2, 3), used + elements
         filters.append(view)
-    return _Turned(filters, None, checked)
+    return _Turned(filters, None, not plan.tables.padded)
 
 
 def _without_excess(plan: Any, w: np.ndarray) -> _Turned:
@@ -334,7 +352,7 @@ def _without_excess(plan: Any, w: np.ndarray) -> _Turned:
     # they make is added later, where it is due.
     odd = ~np.isfinite(w)
     excess = np.where(odd, w, 0)
-    return replace(_turn(plan, np.where(odd, np.where(w < 0, -1, 1).astype(w.dtype), w), True), excess=excess)
+    return replace(pack(plan, np.where(odd, np.where(w < 0, -1, 1).astype(w.dtype), w)), excess=excess)
 
 
 def _forward(
@@ -362,25 +380,31 @@ def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, wor
     if problem.direction == "forward":
         _forward(tables, a, grouped(b, problem.groups), bias, out, workers, False)
         return
-    turned = _turn(plan, b, False) if isinstance(b, np.ndarray) else b
-    phases.run(problem, lambda dy, bias, dx: _input_grad(plan, dy, b, turned, bias, dx, workers), a, bias, out)
+    if not isinstance(b, np.ndarray):
+        phases.run(problem, lambda dy, bias, dx: _input_grad(plan, dy, b, b, bias, dx, workers), a, bias, out)
+        return
+    elements = sum(part[2] for part in tables.parts)
+    with scratch(elements * b.itemsize) as memory:
+        turned = _turn(plan, b, memory[: elements * b.itemsize].view(b.dtype))
+        phases.run(problem, lambda dy, bias, dx: _input_grad(plan, dy, b, turned, bias, dx, workers), a, bias, out)
 
 
 def _input_grad(
     plan: Any, dy: np.ndarray, w: Any, turned: _Turned, bias: np.ndarray, dx: np.ndarray, workers: int
 ) -> None:
-    found = [(*pair, filters) for pair, filters in zip(plan.tables, turned.filters, strict=True)]
-    zipped = _zipped(plan.problem) and dx.strides[3] == dx.itemsize
-    samples = max(found[0][1].problem.N, 1) if found else 1
+    found = [
+        (phase, tables, filters) for (phase, tables, _), filters in zip(plan.tables.parts, turned.filters, strict=True)
+    ]
+    dense, samples = dx.strides[3] == dx.itemsize, plan.tables.samples
     for n in range(0, len(dx), samples):
         part, gradient = dx[n : n + samples], dy[n : n + samples]
-        if zipped:
+        if plan.tables.zipped and dense:
             for pair in zip(found[::2], found[1::2], strict=True):  # the columns of one phase of the rows
                 _zip(pair, gradient, bias, part, workers)
             continue
         for phase, tables, filters in found:
             to = part[:, :, phase.out[0], phase.out[1]]
-            _forward(tables, gradient, filters, bias, to, workers, dx.strides[3] == dx.itemsize)
+            _forward(tables, gradient, filters, bias, to, workers, dense)
     if turned.excess is not None:
         _add_excess(plan.problem, dy, turned.excess, dx)
     elif not turned.checked and not _finite(plan, dx if dx.size < w.size else w) and not np.isfinite(w).all():
@@ -402,7 +426,7 @@ def _zip(pair: Any, dy: np.ndarray, bias: np.ndarray, dx: np.ndarray, workers: i
 
 
 def _finite(plan: Any, values: np.ndarray) -> bool:
-    tables = plan.tables[0][1]
+    tables = plan.tables.parts[0][1]
     if values.flags.c_contiguous:
         values = values.reshape(1, 1, 1, -1)
     elif values.strides[3] != values.itemsize:
