@@ -51,12 +51,16 @@ def test_rank_one_of_whole_numbers_is_exact():
         ([0, 0, 6, -9], [0, 4, -6]),
         ([0, 0], [1, 2]),
         ([7, 0, 21], [0, 5]),
+        ([0, 0, 0], [0, 0]),
     ]:
         kernel = np.outer(column, row)
         for dtype in ("int64", "float32", "float64"):
             found = factors(kernel[None].astype(dtype), 1)
             assert found.same_signs
             np.testing.assert_array_equal(np.outer(found.columns[0, 0], found.rows[0, 0]), kernel)
+            image = np.arange(30).reshape(5, 6).astype(dtype)
+            expected = fc.correlate2d(image, kernel.astype(dtype), method="direct")
+            np.testing.assert_array_equal(fc.correlate2d(image, kernel.astype(dtype), method="separable"), expected)
 
 
 @pytest.mark.parametrize(
