@@ -10,8 +10,10 @@ and an output is worth as many loads as there are rows of it in a tile: a vector
 taps of its column in ROWS_M rows of outputs (simd/rows_tile.h). The rows of outputs in a tile are `spread` apart, so
 that a chunk's taps read lines of x that are equally far apart, whatever stride and dilation.
 
-A unit copies the lines of its block, the whole width of the image where that fits the second cache, so that nothing
-but the copying knows of edges, strides and types of x. A line in the copy, for each column phase in use:
+Where x has columns next to each other and nothing but zeros lies beyond its edge, lines are read as they lie, and a mask
+makes zeros of what a vector reads to the left and right of its row; never of what lies outside of x. Otherwise a unit
+copies the lines of its block, the whole width of the image where that fits the second cache, so that nothing but the
+copying knows of edges, strides and types of x. A line in the copy, for each column phase in use:
 
     line[phase][i] = source column step*(q0 + i + first) + phase,   of `pixel` elements each
 
@@ -199,63 +201,64 @@ cdef inline void fill(summand* out, Py_ssize_t n, summand value) noexcept nogil:
 
 cdef void load_beyond(const char* row, Py_ssize_t xw, Py_ssize_t item, int kind, const Task* t, summand cval,
                       Py_ssize_t elements, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t end, summand* out) noexcept nogil:
-    """Pixels begin..end of a line's phase, which lie beyond the row."""
+    """Pixels begin..end of a line's phase, one by one: inside the row or beyond it."""
     cdef Py_ssize_t i, w
-    if t.w.edge == NULL or row == NULL:
-        fill(out + begin * t.padded, (end - begin) * t.padded, cval)
-        return
     for i in range(begin, end):
         w = inside(&t.w, first + i * t.step_w)
-        if w >= 0:
-            take(row + w * xw, item, kind, elements, out + i * t.padded)
-        else:
+        if w < 0:
             fill(out + i * t.padded, t.padded, cval)
-
-
-cdef void load_line(const char* row, Py_ssize_t xw, Py_ssize_t item, int kind, const Task* t, summand cval,
-                    Py_ssize_t elements, Py_ssize_t q0, Py_ssize_t width, summand* out) noexcept nogil:
-    """One line of the copy, `width` pixels in each phase; row == NULL: the constant."""
-    cdef Py_ssize_t i, begin, end, first, phase, pairs = 0, even = 0, both, stop
-    cdef bint paired = row != NULL and t.step_w == 2 and t.source_phases == 2 and t.pixel == 1 and kind == 0 and xw == item
-    for phase in range(t.source_phases):
-        first = t.step_w * (q0 + t.first_w) + t.residues[phase]
-        if row == NULL:
-            begin = end = width
+        elif kind == 0 and t.pixel == 1:
+            out[i] = (<const summand*>(row + w * xw))[0]
         else:
-            begin = first_inside(first, t.step_w, 0, width)
-            end = first_inside(first - t.w.extent, t.step_w, begin, width)
-        if begin > 0:
-            load_beyond(row, xw, item, kind, t, cval, elements, first, 0, begin, out)
-        if end < width:
-            load_beyond(row, xw, item, kind, t, cval, elements, first, end, width, out)
-        if paired and phase == 0:  # with the next phase, where both are inside
-            even, pairs = begin, end
-        elif paired:
-            both, stop = max(begin, even), max(min(end, pairs), max(begin, even))
-            unzip(<const summand*>(row + (first - 1 + both * 2) * xw), stop - both, out - t.plane + both, out + both)
-            for i in range(even, min(both, pairs)):
-                out[i - t.plane] = (<const summand*>(row + (first - 1 + i * 2) * xw))[0]
-            for i in range(stop, pairs):
-                out[i - t.plane] = (<const summand*>(row + (first - 1 + i * 2) * xw))[0]
-            for i in range(begin, min(both, end)):
-                out[i] = (<const summand*>(row + (first + i * 2) * xw))[0]
-            for i in range(stop, end):
-                out[i] = (<const summand*>(row + (first + i * 2) * xw))[0]
-        elif begin < end:
-            load_pixels(row + (first + begin * t.step_w) * xw, t.step_w * xw, item, kind, t, elements, end - begin,
-                        out + begin * t.padded)
-        out += t.plane * t.padded
+            take(row + w * xw, item, kind, elements, out + i * t.padded)
+
+
+cdef void load_phase(const char* row, Py_ssize_t xw, Py_ssize_t item, int kind, const Task* t, summand cval,
+                     Py_ssize_t elements, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t width,
+                     summand* out) noexcept nogil:
+    """One phase of a line: pixels `first` and every step_w-th one after it; begin..end are inside the row."""
+    if begin > 0:
+        load_beyond(row, xw, item, kind, t, cval, elements, first, 0, begin, out)
+    if begin < end:
+        load_pixels(row + (first + begin * t.step_w) * xw, t.step_w * xw, item, kind, t, elements, end - begin,
+                    out + begin * t.padded)
+    if end < width:
+        load_beyond(row, xw, item, kind, t, cval, elements, first, end, width, out)
+
+
+cdef void load_pair(const char* row, Py_ssize_t item, const Task* t, summand cval, Py_ssize_t first, Py_ssize_t begin,
+                    Py_ssize_t end, Py_ssize_t width, summand* out) noexcept nogil:
+    """Both phases of a line at step 2: begin..end are inside the row for both."""
+    cdef summand* odd = out + t.plane
+    load_phase(row, item, item, 0, t, cval, 1, first, 0, 0, begin, out)
+    load_phase(row, item, item, 0, t, cval, 1, first + 1, 0, 0, begin, odd)
+    unzip(<const summand*>(row + (first + 2 * begin) * item), end - begin, out + begin, odd + begin)
+    load_phase(row, item, item, 0, t, cval, 1, first + 2 * end, 0, 0, width - end, out + end)
+    load_phase(row, item, item, 0, t, cval, 1, first + 1 + 2 * end, 0, 0, width - end, odd + end)
 
 
 cdef void load_block(const char* x, const Py_ssize_t* xs, Py_ssize_t item, int kind, const Task* t, summand cval,
                      Py_ssize_t elements, const Place* at, const summand** lines, summand* copy) noexcept nogil:
-    """The lines under a block of outputs, and where they are."""
-    cdef Py_ssize_t i, h
-    for i in range(t.step_h * (at.rows - 1) + t.reach_h + 1):
-        h = inside(&t.h, t.step_h * at.p0 + t.first_h + i)
+    """The lines under a block of outputs, and where they are: what is inside the image begins at a multiple of 64."""
+    cdef Py_ssize_t i, h, first, begin, end, phase, h0 = t.step_h * at.p0 + t.first_h
+    cdef Py_ssize_t count = t.step_h * (at.rows - 1) + t.reach_h + 1, width = at.columns + t.reach_w
+    cdef bint paired = t.step_w == 2 and t.source_phases == 2 and t.pixel == 1 and kind == 0 and xs[3] == item
+    copy += -first_inside(t.step_w * (at.q0 + t.first_w), t.step_w, 0, 16) * t.padded & 15
+    for i in range(count):
         lines[i] = copy + i * t.line
-        load_line(x + h * xs[2] if h >= 0 else NULL, xs[3], item, kind, t, cval, elements, at.q0, at.columns + t.reach_w,
-                  copy + i * t.line)
+    for phase in range(1 if paired else t.source_phases):
+        first = t.step_w * (at.q0 + t.first_w) + t.residues[phase]
+        begin = first_inside(first, t.step_w, 0, width)
+        end = first_inside(first + paired - t.w.extent, t.step_w, begin, width)
+        for i in range(count):
+            h = inside(&t.h, h0 + i)
+            if h < 0:
+                fill(copy + i * t.line + phase * t.plane * t.padded, (1 + paired) * t.plane * t.padded, cval)
+            elif paired:
+                load_pair(x + h * xs[2], item, t, cval, first, begin, end, width, copy + i * t.line)
+            else:
+                load_phase(x + h * xs[2], xs[3], item, kind, t, cval, elements, first, begin, end, width,
+                           copy + i * t.line + phase * t.plane * t.padded)
 
 
 cdef void make_mask(const Task* t, const Place* at, summand* zeros) noexcept nogil:
@@ -566,7 +569,7 @@ cdef Task make_task(tuple numbers, const int64_t[::1] rows, const int64_t[::1] c
 cdef void place(Task* t, const Py_buffer* x, int kind, bint zero) noexcept nogil:
     """May lines be read in place? If all that lies beyond the edge is zeros, columns are next to each other, and the
     lines of a tile don't crowd into the same sets of the first cache (8 ways of 4 KiB)."""
-    cdef Py_ssize_t i, reach, pitch = x.strides[2] if x.strides[2] > 0 else -x.strides[2], sets = 4096
+    cdef Py_ssize_t pitch = x.strides[2] if x.strides[2] > 0 else -x.strides[2], sets = 4096
     if t.each or t.pixel > 1 or kind != 0 or t.step_w != 1 or x.strides[3] != x.itemsize or not zero:
         return
     while pitch % sets:
@@ -574,8 +577,8 @@ cdef void place(Task* t, const Py_buffer* x, int kind, bint zero) noexcept nogil
     if (2 * ROWS_M + t.reach_h) * sets > 8 * 4096:
         return
     t.in_place = True
-    t.x_begin, t.x_end = bound(<const char*>x.buf, x.shape, x.strides, x.itemsize, True), bound(
-        <const char*>x.buf, x.shape, x.strides, x.itemsize, False)
+    t.x_begin = bound(<const char*>x.buf, x.shape, x.strides, x.itemsize, True)
+    t.x_end = bound(<const char*>x.buf, x.shape, x.strides, x.itemsize, False)
 
 
 cdef const char* bound(const char* buf, const Py_ssize_t* shape, const Py_ssize_t* strides, Py_ssize_t item,

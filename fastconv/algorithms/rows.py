@@ -33,6 +33,7 @@ COPY_BYTES = 1 << 18  # of copied lines: they stay in L2
 CACHE_BYTES = 24576  # in L1 with room to spare
 SLICE = 6  # vectors of channels side by side that are taken together, at the most
 BUNCH = 4096  # pixels of small planes that are a unit together
+COPYING = 0.25  # of the time that machine.Rates.bandwidth reckons: whole lines, measured as those rates were
 PIECES = 8  # weight gradients of fewer planes are cut over blocks
 
 KINDS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
@@ -109,7 +110,7 @@ class _Pass:
 def _pass(problem: ConvProblem, kernel: Any, pixels: _Pixels, phase: int, taps_h: Taps, taps_w: list[Taps]) -> _Pass:
     forward = problem.direction != "input_grad"
     item, lanes = problem.itemsize, kernel.BYTES // problem.itemsize
-    (sh, sw), (dh, dw) = problem.stride, problem.dilation
+    (sh, sw), dh = problem.stride, problem.dilation[0]
     step_h, step_w = (sh, sw) if forward else (1, 1)
     if forward:
         H, W, P, Q = problem.H, problem.W, problem.P, problem.Q
@@ -167,7 +168,8 @@ def _pass(problem: ConvProblem, kernel: Any, pixels: _Pixels, phase: int, taps_h
 
 
 def _blocks(
-    P: int, Q: int, step: int, reach_h: int, reach_w: int, spread: int, residues: int, pixel: int, kernel: Any, item: int
+    P: int, Q: int, step: int, reach_h: int, reach_w: int, spread: int, residues: int, pixel: int, kernel: Any,
+    item: int,
 ) -> tuple[int, int, int, int]:  # fmt: skip
     """Rows and columns of outputs in a block; pixels of a phase and elements of a line in its copy.
 
@@ -175,7 +177,7 @@ def _blocks(
     """
 
     def line(columns: int) -> int:
-        elements = up(residues * (columns + reach_w) * pixel + 16, 16)
+        elements = up(residues * (columns + reach_w) * pixel + 32, 16)  # room to align, and for a vector
         return elements + (16 if elements * item % 1024 == 0 else 0)  # lines don't share cache sets
 
     least = kernel.M * spread
@@ -283,7 +285,7 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
     if problem.direction == "input_grad" and problem.boundary != "constant":
         padded = math.prod(problem.padded_shape[1:]) * item
         shared, moved = shared + padded, moved + 3 * padded * problem.N
-    return Cost(flops, moved, shared, worker, "rows", max(len(tables.passes), 1))
+    return Cost(flops, COPYING * moved, shared, worker, "rows", max(len(tables.passes), 1))
 
 
 @dataclass(frozen=True)
@@ -319,9 +321,7 @@ def _side_by_side(array: np.ndarray, axis: int) -> bool:
     return array.strides[axis] == array.itemsize and array.strides[3] == array.shape[axis] * array.itemsize
 
 
-def _layout(
-    tables: Tables, a: np.ndarray, b: np.ndarray
-) -> tuple[list[_Pass], np.ndarray, np.ndarray]:
+def _layout(tables: Tables, a: np.ndarray, b: np.ndarray) -> tuple[list[_Pass], np.ndarray, np.ndarray]:
     """The passes that suit how two arrays of images lie, and the arrays as the kernel takes them."""
     if tables.pixels.each:
         if all(array.strides[1] == array.itemsize for array in (a, b)):
@@ -333,9 +333,7 @@ def _layout(
     return tables.passes, a, b
 
 
-def forward(
-    tables: Tables, x: np.ndarray, packed: Packed, bias: np.ndarray, y: np.ndarray, workers: int
-) -> None:
+def forward(tables: Tables, x: np.ndarray, packed: Packed, bias: np.ndarray, y: np.ndarray, workers: int) -> None:
     """The result of a forward problem or of an input gradient; of the latter, the rows that windows reach."""
     passes, x, y = _layout(tables, x, y)
     weights = packed.passes

@@ -65,8 +65,6 @@ typedef struct {
     const ptrdiff_t* columns; /* where each reads, from the output's place */
     ptrdiff_t x_step, y_step; /* from one vector to the next */
 } RowsTile;
-#endif
-
 /* One tile of M rows x U vectors: all taps of all chunks pass by while the sums stay in registers. */
 #define ROWS_CHUNK(M, U, N, W, X)                                                                          \
     for (ptrdiff_t s = 0; s < t->ncolumns; s++) {                                                          \
@@ -129,26 +127,6 @@ typedef struct {
         if (vectors) ROWS_TILE(M, 1, W, X)                                                                 \
     }
 
-ROWS_FUNCTION(rows_one, ROWS_M, ROWS_ONE, ROWS_PLAIN)
-ROWS_FUNCTION(rows_one_half, ROWS_M / 2, ROWS_ONE, ROWS_PLAIN)
-ROWS_FUNCTION(rows_masked, ROWS_M, ROWS_ONE, ROWS_MASKED)
-ROWS_FUNCTION(rows_masked_half, ROWS_M / 2, ROWS_ONE, ROWS_MASKED)
-ROWS_FUNCTION(rows_each, ROWS_M, ROWS_EACH, ROWS_PLAIN)
-ROWS_FUNCTION(rows_each_half, ROWS_M / 2, ROWS_EACH, ROWS_PLAIN)
-#undef ROWS_FUNCTION
-
-/* Up to ROWS_M rows of outputs; y holds as many lines as the tile has rows, ROWS_M / 2 if these are enough.
- * mask: NULL, or a line of zeros and of ones in every bit, read at the places where x is. */
-static void PASTE(T, rows_tile)(const RowsTile* t, int each, ptrdiff_t rows, const T* const* x, const T* mask, const T* w,
-                                const T* start, ptrdiff_t at, ptrdiff_t vectors, T* const* y) {
-    if (rows > ROWS_M / 2)
-        (each ? PASTE(T, rows_each) : mask ? PASTE(T, rows_masked) : PASTE(T, rows_one))(t, x, mask, w, start, at,
-                                                                                         vectors, y);
-    else
-        (each ? PASTE(T, rows_each_half) : mask ? PASTE(T, rows_masked_half) : PASTE(T, rows_one_half))(
-            t, x, mask, w, start, at, vectors, y);
-}
-
 /* dot[s][j] += sum_{m, g} dy[m][g] * x[m + j][g + columns[s]], lane by lane. Of the last vector only `rest` lanes are
  * summed: both are masked there, for zero times NaN is NaN. */
 #define ROWS_DOTS(M, N, S)                                                                                 \
@@ -192,6 +170,33 @@ static void PASTE(T, rows_tile)(const RowsTile* t, int each, ptrdiff_t rows, con
         case 4: ROWS_DOTS_S(M, 4)                         \
         default: ROWS_DOTS_S(M, 5)                        \
     }
+
+#define ROWS_TAKE(type)                                                                                    \
+    if (step == sizeof(type))                                                                              \
+        for (ptrdiff_t i = 0; i < n; i++) out[i] = (T)((const type*)x)[i];                                 \
+    else                                                                                                   \
+        for (ptrdiff_t i = 0; i < n; i++) out[i] = (T)*(const type*)(x + i * step);                        \
+    break;
+#endif
+
+ROWS_FUNCTION(rows_one, ROWS_M, ROWS_ONE, ROWS_PLAIN)
+ROWS_FUNCTION(rows_one_half, ROWS_M / 2, ROWS_ONE, ROWS_PLAIN)
+ROWS_FUNCTION(rows_masked, ROWS_M, ROWS_ONE, ROWS_MASKED)
+ROWS_FUNCTION(rows_masked_half, ROWS_M / 2, ROWS_ONE, ROWS_MASKED)
+ROWS_FUNCTION(rows_each, ROWS_M, ROWS_EACH, ROWS_PLAIN)
+ROWS_FUNCTION(rows_each_half, ROWS_M / 2, ROWS_EACH, ROWS_PLAIN)
+
+/* Up to ROWS_M rows of outputs; y holds as many lines as the tile has rows, ROWS_M / 2 if these are enough.
+ * mask: NULL, or a line of zeros and of ones in every bit, read at the places where x is. */
+static void PASTE(T, rows_tile)(const RowsTile* t, int each, ptrdiff_t rows, const T* const* x, const T* mask, const T* w,
+                                const T* start, ptrdiff_t at, ptrdiff_t vectors, T* const* y) {
+    if (rows > ROWS_M / 2)
+        (each ? PASTE(T, rows_each) : mask ? PASTE(T, rows_masked) : PASTE(T, rows_one))(t, x, mask, w, start, at,
+                                                                                         vectors, y);
+    else
+        (each ? PASTE(T, rows_each_half) : mask ? PASTE(T, rows_masked_half) : PASTE(T, rows_one_half))(
+            t, x, mask, w, start, at, vectors, y);
+}
 
 /* One chunk of rows and at most DOTS_S columns of taps, for 1 or DOTS_M rows of dy. */
 static void PASTE(T, rows_dots)(const RowsTile* t, const T* const* x, const T* t_mask, const T* const* dy, ptrdiff_t rows,
@@ -237,12 +242,6 @@ static inline void PASTE(T, rows_unzip)(const T* x, ptrdiff_t n, T* even, T* odd
 }
 
 /* out[i] = the i-th of n elements of some type, `step` bytes apart. */
-#define ROWS_TAKE(type)                                                                                    \
-    if (step == sizeof(type))                                                                              \
-        for (ptrdiff_t i = 0; i < n; i++) out[i] = (T)((const type*)x)[i];                                 \
-    else                                                                                                   \
-        for (ptrdiff_t i = 0; i < n; i++) out[i] = (T)*(const type*)(x + i * step);                        \
-    break;
 static void PASTE(T, rows_take)(const char* x, ptrdiff_t step, int kind, ptrdiff_t n, T* restrict out) {
     switch (kind) {
         case ROWS_U8: ROWS_TAKE(uint8_t)
