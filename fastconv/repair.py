@@ -26,6 +26,7 @@ a forward problem any, for an input gradient lcm(stride, dilation) of the axis (
 MakePlan = Callable[[ConvProblem], Any]
 """The direct method's plan of a problem."""
 
+SLICE_BYTES = 128  # of a tile's place along an axis, a Python object
 RUN = 128  # columns up to which neighbouring small tiles are computed together
 
 
@@ -133,7 +134,8 @@ def largest_part(problem: ConvProblem, extents: tuple[int, int]) -> tuple[ConvPr
         )  # fmt: skip
     weights = math.prod(problem.w_shape) // g
     result, sums = math.prod(part.out_shape), problem.out_shape[3] * item
-    return part, copied + (weights + 2 * result) * item + g * result + sums
+    slices = SLICE_BYTES * sum(-(-n // extent) for n, extent in zip(problem.out_shape[2:], extents, strict=True))
+    return part, copied + (weights + 2 * result) * item + g * result + sums + slices
 
 
 def _one_group(problem: ConvProblem) -> ConvProblem:

@@ -203,6 +203,9 @@ cdef void load_beyond(const char* row, Py_ssize_t xw, Py_ssize_t item, int kind,
                       Py_ssize_t elements, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t end, summand* out) noexcept nogil:
     """Pixels begin..end of a line's phase, one by one: inside the row or beyond it."""
     cdef Py_ssize_t i, w
+    if t.w.edge == NULL and (first + begin * t.step_w >= t.w.extent or first + (end - 1) * t.step_w < 0):
+        fill(out + begin * t.padded, (end - begin) * t.padded, cval)
+        return
     for i in range(begin, end):
         w = inside(&t.w, first + i * t.step_w)
         if w < 0:
@@ -213,7 +216,7 @@ cdef void load_beyond(const char* row, Py_ssize_t xw, Py_ssize_t item, int kind,
             take(row + w * xw, item, kind, elements, out + i * t.padded)
 
 
-cdef void load_phase(const char* row, Py_ssize_t xw, Py_ssize_t item, int kind, const Task* t, summand cval,
+cdef inline void load_phase(const char* row, Py_ssize_t xw, Py_ssize_t item, int kind, const Task* t, summand cval,
                      Py_ssize_t elements, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t width,
                      summand* out) noexcept nogil:
     """One phase of a line: pixels `first` and every step_w-th one after it; begin..end are inside the row."""
@@ -226,15 +229,17 @@ cdef void load_phase(const char* row, Py_ssize_t xw, Py_ssize_t item, int kind, 
         load_beyond(row, xw, item, kind, t, cval, elements, first, end, width, out)
 
 
-cdef void load_pair(const char* row, Py_ssize_t item, const Task* t, summand cval, Py_ssize_t first, Py_ssize_t begin,
+cdef inline void load_pair(const char* row, Py_ssize_t item, const Task* t, summand cval, Py_ssize_t first, Py_ssize_t begin,
                     Py_ssize_t end, Py_ssize_t width, summand* out) noexcept nogil:
     """Both phases of a line at step 2: begin..end are inside the row for both."""
     cdef summand* odd = out + t.plane
-    load_phase(row, item, item, 0, t, cval, 1, first, 0, 0, begin, out)
-    load_phase(row, item, item, 0, t, cval, 1, first + 1, 0, 0, begin, odd)
+    if begin > 0:
+        load_beyond(row, item, item, 0, t, cval, 1, first, 0, begin, out)
+        load_beyond(row, item, item, 0, t, cval, 1, first + 1, 0, begin, odd)
     unzip(<const summand*>(row + (first + 2 * begin) * item), end - begin, out + begin, odd + begin)
-    load_phase(row, item, item, 0, t, cval, 1, first + 2 * end, 0, 0, width - end, out + end)
-    load_phase(row, item, item, 0, t, cval, 1, first + 1 + 2 * end, 0, 0, width - end, odd + end)
+    if end < width:
+        load_beyond(row, item, item, 0, t, cval, 1, first, end, width, out)
+        load_beyond(row, item, item, 0, t, cval, 1, first + 1, end, width, odd)
 
 
 cdef void load_block(const char* x, const Py_ssize_t* xs, Py_ssize_t item, int kind, const Task* t, summand cval,

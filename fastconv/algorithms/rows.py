@@ -15,6 +15,7 @@ What the method ``direct`` does with such problems; knows no algorithm.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -126,7 +127,7 @@ def _pass(problem: ConvProblem, kernel: Any, pixels: _Pixels, phase: int, taps_h
         group = taps_h[start::apart]
         count = -(-len(group) // kernel.TAPS)
         ends = [len(group) * i // count for i in range(count + 1)]
-        chunks += [group[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+        chunks += [group[a:b] for a, b in itertools.pairwise(ends)]
     first_h, last_h = taps_h[0][1], taps_h[-1][1]
     offsets = [offset for taps in taps_w for _, offset in taps]
     first_w = min(offsets, default=0) // step_w

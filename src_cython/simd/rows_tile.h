@@ -17,6 +17,7 @@
 #define ROWS_LINES (ROWS_M + ROWS_TAPS - 1) /* lines of x that a chunk reads */
 #define DOTS_M 4 /* rows of dy */
 #define DOTS_S (VECTOR_REGISTERS == 32 ? 3 : 2) /* columns of taps */
+#define ROWS_AHEAD 4096 /* bytes: lines are copied between tiles, which lets the processor's own prefetching run dry */
 #define ROWS_LANES(T) ((ptrdiff_t)(ROWS_BYTES / sizeof(T)))
 
 typedef f32 f32_line __attribute__((vector_size(ROWS_BYTES), aligned(4), may_alias));
@@ -234,6 +235,7 @@ static inline void PASTE(T, rows_unzip)(const T* x, ptrdiff_t n, T* even, T* odd
         return;
     }
     for (ptrdiff_t i = 0;; i = i + lanes < n - lanes ? i + lanes : n - lanes) {
+        __builtin_prefetch((const char*)(x + 2 * i) + ROWS_AHEAD);
         const LINE(T) a = *(const LINE(T)*)(x + 2 * i), b = *(const LINE(T)*)(x + 2 * i + lanes);
         *(LINE(T)*)(even + i) = ROWS_SHUFFLE(EVEN, T, a, b);
         *(LINE(T)*)(odd + i) = ROWS_SHUFFLE(ODD, T, a, b);
