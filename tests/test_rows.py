@@ -12,8 +12,6 @@ from fastconv.algorithms import direct, rows
 from fastconv.boundary import BOUNDARIES, boundary_edges, boundary_index
 from fastconv.problem import ConvProblem
 
-LANES = {isa: machine.kernels(isa).rows.BYTES // 4 for isa in machine.ISAS}
-
 
 def operands(problem, least=-3):
     rng = np.random.default_rng([problem.H, problem.W, problem.C])
