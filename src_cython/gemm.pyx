@@ -556,7 +556,13 @@ cdef void put(const Output* c, Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t j0, Py
     if (c.row.stride[2] == 1 and c.lane.stride[2] != 1 and at.i[2] + rows <= c.row.extent[2]
             and along.i[2] + lanes <= c.lane.extent[2] and (c.lane_bias or bias == NULL or not fresh)):
         fill(<summand>0, lanes, no_bias)
-        put_turned(<const summand*>sums, rows, lanes, NULL if not fresh else bias + j0 if bias != NULL else no_bias,
+        if not fresh:
+            bias = NULL
+        elif bias == NULL:
+            bias = <const summand*>no_bias
+        else:
+            bias += j0
+        put_turned(<const summand*>sums, rows, lanes, bias,
                    <summand*>c.data + dot(&c.row, &at) + dot(&c.lane, &along), c.lane.stride[2])
         return
     if fresh and bias != NULL:
