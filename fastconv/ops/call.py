@@ -79,8 +79,8 @@ def kernel_factors(
         method = planner.default_method()
     most = most_terms(*kernels.shape[1:]) if kernels.size else 0
     if method == "auto":
-        most = min(most, int(2 * pixels * kernels[0].size / FLOPS_A_TERM)) if most else 0
-        most = min(most, 1 + MOST_TAPS // sum(kernels.shape[1:]))
+        if most:
+            most = min(most, int(2 * pixels * kernels[0].size / FLOPS_A_TERM), 1 + MOST_TAPS // sum(kernels.shape[1:]))
     elif method != "separable":
         return None
     if most < 1:
