@@ -58,7 +58,8 @@ PIECES = 4  # of a weight gradient's tiles, so that several workers have somethi
 # What things cost beside the transforms' 5*n*log2(n), in flops at machine.Rates.fft: fitted to the times of 37 problems
 # (one to 256 channels, 28 to 2048 pixels, filters of 3 to 127, all directions), most of them to within a tenth.
 TILE_FLOPS = 80  # an element of a tile: loaded, turned, stored
-PRODUCT_FLOPS = 14  # an element of a product of two spectra
+EDGE_FLOPS = 900  # a row or column of a tile, which is copied on its own
+PRODUCT_FLOPS = 9  # an element of a product of two spectra
 FAR_BYTES = 4 << 20  # tiles slow down towards this; images or spectra larger than this cost by the byte, too
 FAR_FLOPS = 12  # a byte, in the choice of tiles
 TRANSFORM_ERROR = 4.0  # see error_bound
@@ -293,7 +294,8 @@ def _work(problem: ConvProblem, tiling: _Tiling, samples: int) -> tuple[float, f
     """Floating-point operations, and bytes that come from memory, half of them: it is read ahead."""
     terms, points, tiles = tiling.terms, tiling.points, samples * tiling.tiles
     blocks, plane = tiling.filter_blocks, tiling.plane
-    transform = points * (5 * math.log2(points) + TILE_FLOPS) * (1 + min(plane / FAR_BYTES, 1))
+    transform = points * (5 * math.log2(points) + TILE_FLOPS) + math.sqrt(points) * EDGE_FLOPS
+    transform *= 1 + min(plane / FAR_BYTES, 1)
     spectra = terms.sources * terms.results
     transforms = tiles * (terms.sources * blocks + terms.results)
     transforms += spectra * (_pieces(problem, tiling) if problem.direction == "weight_grad" else 1)
