@@ -29,6 +29,7 @@ POINTS = {4: (1.0,), 6: (0.625, 1.5), 8: (0.5, 1.0, 2.0)}
 MANY_FILTERS = 2 << 20  # bytes of transformed filters from which their own L2 is worth a second look at the tiles
 FEW_TILES = 8 << 20  # bytes of transformed tiles up to which they may wait for the filters
 FILTER_BLOCK = 512 << 10  # bytes of transformed filters at a time, where tiles are few
+LEAST_TILES = 6  # of a chunk: fewer waste the products
 WEIGHT_TILES = 4 << 20  # bytes of transformed tiles of x and dy that a weight gradient keeps at a time
 WEIGHT_GROUPS, WEIGHT_BLOCKS = 4, 4  # vectors of channels in a block of sums at the most; such blocks at the least
 
@@ -121,8 +122,6 @@ def _blocks(problem: ConvProblem, m: int, isa: str, extents: tuple[int, int], on
     pixels = points * ((run - 1) * m + points)
     patch = max(pixels, m * kernel.LONGEST_RUN * m, kernel.LOADED, 2 * taps * taps) * lanes
     chunk = min(tiles, 2 * kernel.TILES if kernel.TILES > 8 else 4 * kernel.TILES)
-    if tiles > chunk:  # an even number of chunks: equal shares for two workers
-        chunk = -(-tiles // up(-(-tiles // chunk), 2))
     block_c = channels
     if filters_outside:
         if tiles <= 2 * chunk:
@@ -335,6 +334,14 @@ def _samples(
         phases.fold(padded, plan.problem, out[n : n + 1])
 
 
+def _shares(sizes: tuple[int, ...], images: int, workers: int) -> tuple[int, ...]:
+    """The sizes for so many images, in as many chunks as give every worker the same; no sum depends on them."""
+    points, size, m, _, tiles_p, tiles_q, chunk, *rest = sizes
+    tiles = images * tiles_p * tiles_q
+    chunk = max(-(-tiles // up(-(-tiles // chunk), workers)), min(chunk, LEAST_TILES))
+    return (points, size, m, images, tiles_p, tiles_q, chunk, *rest)
+
+
 def _forward(
     plan: Any,
     x: np.ndarray,
@@ -357,7 +364,7 @@ def _forward(
             for g in range(problem.groups):
                 own_x, own_y = x[:, g * c : (g + 1) * c], part[:, g * k : (g + 1) * k]
                 own_bias = bias[g * k : (g + 1) * k]
-                sizes = (*blocks.sizes[:3], x.shape[0], *blocks.sizes[4:])
+                sizes = _shares(blocks.sizes, x.shape[0], workers)
                 if packed is not None:
                     getattr(tables.kernel, tables.prefix + "_tiles_outside")(
                         own_x, packed[g], own_bias, own_y, problem.compute_cval, sizes, *places, *tail
