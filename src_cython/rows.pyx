@@ -27,7 +27,7 @@ of an input gradient's columns meet before they are stored, side by side.
     dw               dw[piece][channel][chunk][columns of taps, DOTS_S at a time][column][tap of the chunk]
 
 x and y come through the buffer protocol, since their types may differ from that of the sums: `x_kind` and `y_kind`
-number them as simd/rows_tile.h does.
+number them as simd/convert.h does.
 """
 
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer

@@ -8,7 +8,7 @@ from convolutions import DIRECTIONS, NAMES, call, layout_of
 
 import fastconv as fc
 from fastconv import machine, reference
-from fastconv.algorithms import direct, rows
+from fastconv.algorithms import common, direct, rows
 from fastconv.boundary import BOUNDARIES, boundary_edges, boundary_index
 from fastconv.problem import ConvProblem
 
@@ -96,7 +96,7 @@ def test_infinite_weights_meet_nothing_beyond_dy(isa):
     assert not np.isnan(dx).any()
 
 
-@pytest.mark.parametrize("dtype", rows.KINDS)
+@pytest.mark.parametrize("dtype", common.KINDS)
 @pytest.mark.parametrize("result", ["float32", "float64", None])
 def test_images_of_integers_are_converted_in_passing(dtype, result, isa):
     rng = np.random.default_rng(0)

@@ -14,10 +14,12 @@ import numpy as np
 from fastconv import machine
 from fastconv.problem import ConvProblem
 
-__all__ = ["PREFIX", "Cost", "add_up", "grouped", "scratch", "sum_bound", "up"]
+__all__ = ["KINDS", "PREFIX", "Cost", "add_up", "grouped", "scratch", "sum_bound", "up"]
 
 PREFIX = {"float32": "f32", "float64": "f64", "uint64": "u64"}
 """The kernels' names begin with their dtype."""
+KINDS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+"""What some kernels convert in passing, numbered from 1 in this order (src_cython/simd/convert.h); 0: nothing to do."""
 
 
 @dataclass(frozen=True)

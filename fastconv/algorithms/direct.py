@@ -16,7 +16,7 @@ import numpy as np
 
 from fastconv import machine
 from fastconv.algorithms import phases, rows
-from fastconv.algorithms.common import PREFIX, Cost, add_up, grouped, scratch, sum_bound, up
+from fastconv.algorithms.common import KINDS, PREFIX, Cost, add_up, grouped, scratch, sum_bound, up
 from fastconv.problem import ConvProblem
 
 NAME = "direct"
@@ -40,7 +40,7 @@ def variant(problem: ConvProblem) -> str:
 
 
 def reads(problem: ConvProblem) -> tuple[str, ...]:
-    return rows.KINDS if rows.serves(problem) else ()
+    return KINDS if rows.serves(problem) else ()
 
 
 def writes(problem: ConvProblem) -> tuple[str, ...]:

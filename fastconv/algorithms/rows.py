@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from fastconv import machine
-from fastconv.algorithms.common import PREFIX, Cost, add_up, scratch, up
+from fastconv.algorithms.common import KINDS, PREFIX, Cost, add_up, scratch, up
 from fastconv.boundary import boundary_edges
 from fastconv.problem import ConvProblem
 
-__all__ = ["KINDS", "Packed", "Tables", "cost", "forward", "pack", "serves", "weight_grad"]
+__all__ = ["Packed", "Tables", "cost", "forward", "pack", "serves", "weight_grad"]
 
 COPY_BYTES = 1 << 18  # of copied lines: they stay in L2
 CACHE_BYTES = 24576  # in L1 with room to spare
@@ -36,9 +36,6 @@ SLICE = 6  # vectors of channels side by side that are taken together, at the mo
 BUNCH = 4096  # pixels of small planes that are a unit together
 COPYING = 0.25  # of the time that machine.Rates.bandwidth reckons: whole lines, measured as those rates were
 PIECES = 8  # weight gradients of fewer planes are cut over blocks
-
-KINDS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
-"""What is converted in passing, in the order of src_cython/simd/rows_tile.h."""
 
 
 def serves(problem: ConvProblem) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 
 from fastconv import machine
 from fastconv.algorithms import phases
-from fastconv.algorithms.common import PREFIX, Cost, scratch, up
+from fastconv.algorithms.common import KINDS, PREFIX, Cost, scratch, up
 from fastconv.boundary import most_repeats
 from fastconv.errors import UnsupportedError
 from fastconv.factors import GROWTH, TOLERANCE, Factors, factors
@@ -35,8 +35,6 @@ RING_BYTES = 256 << 10  # rows of t that are still needed: they stay in a level-
 LINES = 64  # of a band, at the least; its first R - 1 rows are computed in the band above, too
 BAND = 16  # times as many lines as those rows
 CHANNELS = 4  # of a photo that are filtered side by side, at the most
-KINDS = ("", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
-"""What images are converted from in passing: their numbers in simd/convert.h."""
 ROW = 1.5  # times as long takes a multiply-add along a row as one down the columns, for its load
 COPYING = 0.5  # of the time that machine.Rates.bandwidth reckons: rows are read and written once, as they lie
 
@@ -56,7 +54,7 @@ def why_not(problem: ConvProblem) -> str | None:
 
 
 def reads(problem: ConvProblem) -> tuple[str, ...]:
-    return KINDS[1:] if problem.compute_dtype != "uint64" else KINDS[1:7]
+    return KINDS if problem.compute_dtype != "uint64" else KINDS[:6]
 
 
 def writes(problem: ConvProblem) -> tuple[str, ...]:
@@ -257,7 +255,7 @@ def _forward(tables: _Tables, x: np.ndarray, packed: _Packed, bias: np.ndarray, 
     if tables.photo is not None and not packed.kernels.size and _side_by_side(x) and _side_by_side(y):
         tables, x, y = tables.photo, _as_one(x), _as_one(y)
     blocks, own = tables.blocks, bias.dtype
-    kind = KINDS.index(x.dtype.name) if x.dtype != own else 0
+    kind = KINDS.index(x.dtype.name) + 1 if x.dtype != own else 0
     with scratch(blocks.worker_bytes * workers) as memory:
         tables.forward(
             _bytes(x), kind, packed.columns, packed.rows, packed.kernels, bias, _bytes(y), y.dtype != own,

@@ -3,12 +3,15 @@
 #define FASTCONV_ROWS_H
 
 #define T f32
+#include "convert.h"
 #include "rows_tile.h"
 #undef T
 #define T f64
+#include "convert.h"
 #include "rows_tile.h"
 #undef T
 #define T u64
+#include "convert.h"
 #include "rows_tile.h"
 #undef T
 

@@ -26,8 +26,6 @@ typedef u64 u64_line __attribute__((vector_size(ROWS_BYTES), aligned(8), may_ali
 typedef uint32_t u32_line __attribute__((vector_size(ROWS_BYTES), aligned(4), may_alias));
 #define LINE(type) PASTE(type, line)
 
-enum { ROWS_SAME, ROWS_U8, ROWS_I8, ROWS_U16, ROWS_I16, ROWS_U32, ROWS_I32, ROWS_U64, ROWS_I64 };
-
 /* Lanes of two vectors in pairs: ROWS_<name>_<type> says which. */
 #if ROWS_BYTES == 32
 #define ROWS_EVEN_f32 0, 2, 4, 6, 8, 10, 12, 14
@@ -54,9 +52,6 @@ enum { ROWS_SAME, ROWS_U8, ROWS_I8, ROWS_U16, ROWS_I16, ROWS_U32, ROWS_I32, ROWS
 #define ROWS_HIGH_u64 ROWS_HIGH_f64
 #define ROWS_SHUFFLE_(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #define ROWS_SHUFFLE(name, type, a, b) ROWS_SHUFFLE_(a, b, PASTE(ROWS_##name, type))
-
-/* float32 holds integers up to 2**24 exactly: by way of int32, for which every instruction set has vectors. */
-#define ROWS_INTEGER(v) _Generic((v), f32: (int64_t)(int32_t)(v), default: (int64_t)(v))
 
 /* A call's constants. Distances in elements. */
 typedef struct {
@@ -172,12 +167,6 @@ typedef struct {
         default: ROWS_DOTS_S(M, 5)                        \
     }
 
-#define ROWS_TAKE(type)                                                                                    \
-    if (step == sizeof(type))                                                                              \
-        for (ptrdiff_t i = 0; i < n; i++) out[i] = (T)((const type*)x)[i];                                 \
-    else                                                                                                   \
-        for (ptrdiff_t i = 0; i < n; i++) out[i] = (T)*(const type*)(x + i * step);                        \
-    break;
 #endif
 
 ROWS_FUNCTION(rows_one, ROWS_M, ROWS_ONE, ROWS_PLAIN)
@@ -243,35 +232,18 @@ static inline void PASTE(T, rows_unzip)(const T* x, ptrdiff_t n, T* even, T* odd
     }
 }
 
-/* out[i] = the i-th of n elements of some type, `step` bytes apart. */
+/* The conversions of convert.h; rows that need none are copied by vectors, with the rows after them asked for. */
 static void PASTE(T, rows_take)(const char* x, ptrdiff_t step, int kind, ptrdiff_t n, T* restrict out) {
-    switch (kind) {
-        case ROWS_U8: ROWS_TAKE(uint8_t)
-        case ROWS_I8: ROWS_TAKE(int8_t)
-        case ROWS_U16: ROWS_TAKE(uint16_t)
-        case ROWS_I16: ROWS_TAKE(int16_t)
-        case ROWS_U32: ROWS_TAKE(uint32_t)
-        case ROWS_I32: ROWS_TAKE(int32_t)
-        case ROWS_U64: ROWS_TAKE(uint64_t)
-        case ROWS_I64: ROWS_TAKE(int64_t)
-        default:
-            if (step == sizeof(T))
-                PASTE(T, rows_copy)((const T*)x, n, out);
-            else if (step == 2 * sizeof(T)) /* a constant step lets the compiler vectorise */
-                for (ptrdiff_t i = 0; i < n; i++) out[i] = ((const T*)x)[2 * i];
-            else
-                for (ptrdiff_t i = 0; i < n; i++) out[i] = *(const T*)(x + i * step);
-    }
+    if (kind == TAKE_SAME && step == sizeof(T))
+        PASTE(T, rows_copy)((const T*)x, n, out);
+    else
+        PASTE(T, take)(x, step, kind, n, out);
 }
 
-/* The other way round, as T or int64. */
 static void PASTE(T, rows_give)(const T* restrict x, ptrdiff_t n, int kind, char* out, ptrdiff_t step) {
-    if (kind == ROWS_I64) {
-        if (step == 8)
-            for (ptrdiff_t i = 0; i < n; i++) ((int64_t*)out)[i] = ROWS_INTEGER(x[i]);
-        else
-            for (ptrdiff_t i = 0; i < n; i++) *(int64_t*)(out + i * step) = ROWS_INTEGER(x[i]);
-    } else if (step == sizeof(T))
+    if (kind == TAKE_I64)
+        PASTE(T, give)(x, n, out, step);
+    else if (step == sizeof(T))
         PASTE(T, rows_copy)(x, n, (T*)out);
     else
         for (ptrdiff_t i = 0; i < n; i++) *(T*)(out + i * step) = x[i];
