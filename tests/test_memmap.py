@@ -60,7 +60,7 @@ def test_memory_is_bounded(dtype, taps, separable, tmp_path):
     np.save(tmp_path / "kernel.npy", kernel)
     limit = 2**24
     grown = subprocess.run(
-        [sys.executable, "-c", PROGRAM, tmp_path, dtype, str(taps), str(limit)],
+        [sys.executable, "-P", "-c", PROGRAM, tmp_path, dtype, str(taps), str(limit)],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     copy = 0 if dtype == "float32" else 4 * EXTENT**2  # of a foreign dtype: one, normalised
