@@ -74,6 +74,10 @@ def kernels(isa: str | None = None) -> Any:
     return _loaded[isa]
 
 
+_L2 = cpu.cache_sizes()[1]
+L2_BYTES: int = min(max(_L2, 256 << 10), 2 << 20) if _L2 else 512 << 10
+"""Of one core's second cache, within what is usual: block sizes follow it, results don't."""
+
 # --- workers ---------------------------------------------------------------------------------------
 
 

@@ -3,17 +3,18 @@
 Called by fastconv/algorithms/winograd.py, which decides variant, blocks and order. Transforms and products are in
 simd/winograd_tile.h and simd/winograd_product.h. L is the lanes of a vector, F = POINTS*POINTS.
 
-    v   transformed tiles    [F][C / L][tiles][L]      a chunk of tiles, all channels; frequency planes a line apart
-    u   transformed filters  [F][C][2L]                one block of 2L filters
-    m   products             [F][tiles][2L]            one sub-block of tiles and one block of filters
+    v   transformed tiles    [F][tiles / part][C / L][part][L]   a part is what one product takes, or a little less
+    u   transformed filters  [K / 2L][F][C][2L]
+    m   products             [F][tiles][2L]                      of one block of 2L filters
 
-Two orders. Tiles outside: filters are transformed once (packed), then each chunk of tiles on its own: input, products
-with every block of filters, output. Filters outside, for few tiles and many filters: all tiles are transformed once,
-then each block of filters just before its use, so that its u stays in L2; with few tiles its channels also come in
-blocks. Either way each sum over c runs in the same order.
+Two orders of the loops, one sum. Tiles outside: filters are transformed once (packed), then each chunk of tiles on its
+own: input, products with every block of filters, output. Filters outside, for few tiles and many filters: all tiles are
+transformed once, then each block of filters just before its use, a block of channels at a time, so that its u doesn't go
+beyond L2.
 
-Tiles are numbered over (n, tile row, tile column); consecutive ones of one tile row are a run, copied to a patch
-[POINTS][columns][L] with the channels as lanes. Index vectors reach to the last tile's end: -1 is the constant, -2
+Tiles are numbered over (n, phases of the dilation, tile row, tile column): a dilated convolution is one at dilation 1
+for each phase, and a phase is no more than other index vectors. Consecutive tiles of one tile row are a run, copied to a
+patch [POINTS][columns][L] with the channels as lanes. Index vectors reach to the last tile's end: -1 is the constant, -2
 zero. Weight gradients use the same tiles of x and tiles of dy, which play the filters' part with lanes k.
 
 Each worker has `worker_bytes` of scratch, 64-byte aligned; workers == 1 never enters a parallel region.
@@ -36,8 +37,8 @@ cdef extern from "winograd.h" nogil:
     void f64_load_columns(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, double*)
     void f32_store_columns(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*)
     void f64_store_columns(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*)
-    void f32_wino_product(ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, const float*, float*, int)
-    void f64_wino_product(ptrdiff_t, const double*, ptrdiff_t, ptrdiff_t, const double*, double*, int)
+    void f32_wino_product(ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, const float*, float*, int)
+    void f64_wino_product(ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, ptrdiff_t, const double*, double*, int)
     void f32_wino_input(ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t)
     void f32_wino_filter(ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t)
     void f32_wino_output(ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, const float*, float*, ptrdiff_t)
@@ -59,19 +60,20 @@ LOADED = FILTERS
 
 
 cdef struct Plane:  # one image operand: x, or dy in the weight gradient
-    Py_ssize_t channels
+    Py_ssize_t channels, width
     Py_ssize_t sn, sc, sh, sw  # strides in elements
-    const int64_t* rows  # source row of each padded row, up to the last tile's end
+    const int64_t* rows  # source row of each padded row, up to the last tile's end, for each phase
     const int64_t* columns
-    Py_ssize_t inside, outside, origin, step  # columns[j] == origin + j*step for inside <= j < outside
+    Py_ssize_t row_length, column_length  # of one phase
+    Py_ssize_t left, step  # inside the image, column j of phase b has the source b - left + j*step
     const void* end  # one past the last element
 
 
 cdef struct Task:
-    Py_ssize_t points, size, advance  # pixels of a tile along an axis, and from one tile to the next
-    Py_ssize_t N, tiles_p, tiles_q, tiles
-    Py_ssize_t chunk, sub, block_c
-    Py_ssize_t K, P, Q, taps
+    Py_ssize_t points, advance  # pixels of a tile along an axis, and from one tile to the next
+    Py_ssize_t N, phases_p, phases_q, tiles_p, tiles_q, tiles
+    Py_ssize_t chunk, block_c  # tiles, channels
+    Py_ssize_t K, P, Q, dh, dw, taps
 
 
 cdef inline Py_ssize_t blocks_of(Py_ssize_t extent, Py_ssize_t block) noexcept nogil:
@@ -130,12 +132,12 @@ cdef inline void transform_output(Py_ssize_t points, Py_ssize_t outputs, const r
         f64_wino_output(points, outputs, m, frequency, start, y, row)
 
 
-cdef inline void product(Py_ssize_t tiles, const real* v, Py_ssize_t group, Py_ssize_t groups, const real* u, real* m,
-                         bint more) noexcept nogil:
+cdef inline void product(Py_ssize_t tiles, Py_ssize_t part, const real* v, Py_ssize_t step, Py_ssize_t groups, const real* u,
+                         real* m, bint more) noexcept nogil:
     if real is float:
-        f32_wino_product(tiles, v, group, groups, u, m, more)
+        f32_wino_product(tiles, part, v, step, groups, u, m, more)
     else:
-        f64_wino_product(tiles, v, group, groups, u, m, more)
+        f64_wino_product(tiles, part, v, step, groups, u, m, more)
 
 
 cdef inline Py_ssize_t outer_rows(const real* _) noexcept nogil:
@@ -149,24 +151,53 @@ cdef inline void outer(Py_ssize_t tiles, const real* v, const real* d, real* w, 
         f64_wino_outer(tiles, v, d, w, more)
 
 
+# --- tiles -------------------------------------------------------------------------------------------------------------
+
+
+cdef struct Run:  # consecutive tiles of one tile row
+    Py_ssize_t n, a, b, tp, tq, length
+
+
+cdef inline Run run_at(Py_ssize_t tile, Py_ssize_t last, const Task* t) noexcept nogil:
+    cdef Run run
+    run.tq, tile, last = tile % t.tiles_q, tile // t.tiles_q, last - tile
+    run.length = min(min(t.tiles_q - run.tq, last), RUN)
+    run.tp, tile = tile % t.tiles_p, tile // t.tiles_p
+    run.b, tile = tile % t.phases_q, tile // t.phases_q
+    run.a, run.n = tile % t.phases_p, tile // t.phases_p
+    return run
+
+
+cdef inline Py_ssize_t part_of(Py_ssize_t tiles) noexcept nogil:
+    """Tiles of one product: equal parts, 16 tiles as 8 + 8, not 14 + 2."""
+    return blocks_of(tiles, blocks_of(tiles, WINO_TILES))
+
+
 # --- patches -----------------------------------------------------------------------------------------------------------
 
 
-cdef void load_patch(const real* x, const Plane* plane, real cval, Py_ssize_t lanes, Py_ssize_t u0, Py_ssize_t rows,
-                     Py_ssize_t v0, Py_ssize_t columns, real* patch) noexcept nogil:
-    """patch[i][j][l] = padded[l, u0 + i, v0 + j] for the `lanes` channels from x on; zeros for the other lanes."""
-    cdef Py_ssize_t L = lanes_of(x), i, j, l, h, w
-    cdef Py_ssize_t inside = min(max(plane.inside, v0), v0 + columns), outside = min(max(plane.outside, inside), v0 + columns)
+cdef void load_patch(const real* x, const Plane* plane, real cval, Py_ssize_t lanes, Run run, Py_ssize_t advance, Py_ssize_t rows,
+                     Py_ssize_t columns, real* patch) noexcept nogil:
+    """patch[i][j][l] = padded[l, u0 + i, v0 + j] for the `lanes` channels from x on; zeros for the other lanes.
+
+    (u0, v0) is where the run begins, in the padded image of its phase.
+    """
+    cdef Py_ssize_t L = lanes_of(x), i, j, l, h, w, u0 = run.tp * advance, v0 = run.tq * advance
+    cdef const int64_t* row_of = plane.rows + run.a * plane.row_length
+    cdef const int64_t* column_of = plane.columns + run.b * plane.column_length
+    cdef Py_ssize_t origin = run.b - plane.left
+    cdef Py_ssize_t inside = min(max(blocks_of(max(-origin, 0), plane.step), v0), v0 + columns)
+    cdef Py_ssize_t outside = min(max(blocks_of(max(plane.width - origin, 0), plane.step), inside), v0 + columns)
     cdef Py_ssize_t along = plane.step * plane.sw
     cdef const real* row
     cdef const real* pixel
     cdef real* out
     for i in range(rows):
         out = patch + i * columns * L
-        h = plane.rows[u0 + i]
+        h = row_of[u0 + i]
         if h < 0:
             for j in range(columns):
-                w = plane.columns[v0 + j]
+                w = column_of[v0 + j]
                 for l in range(L):
                     out[j * L + l] = cval if l < lanes and h == -1 and w >= -1 else 0
             continue
@@ -177,13 +208,13 @@ cdef void load_patch(const real* x, const Plane* plane, real cval, Py_ssize_t la
                     break
             if inside <= v0 + j < outside:
                 continue
-            w = plane.columns[v0 + j]
+            w = column_of[v0 + j]
             for l in range(L):
                 if l >= lanes or w < -1:
                     out[j * L + l] = 0
                 else:
                     out[j * L + l] = cval if w < 0 else row[l * plane.sc + w * plane.sw]
-        pixel = row + (plane.origin + inside * plane.step) * plane.sw
+        pixel = row + (origin + inside * plane.step) * plane.sw
         out += (inside - v0) * L
         if 0 < along < L:
             load_columns(pixel, plane.sc, lanes, outside - inside, along, plane.end, out)
@@ -198,33 +229,26 @@ cdef void load_patch(const real* x, const Plane* plane, real cval, Py_ssize_t la
                     out[j * L + l] = 0
 
 
-cdef struct Run:  # consecutive tiles of one tile row
-    Py_ssize_t n, tp, tq, length
-
-
-cdef inline Run run_at(Py_ssize_t tile, Py_ssize_t last, const Task* t) noexcept nogil:
-    cdef Run run
-    run.tq = tile % t.tiles_q
-    run.tp = tile // t.tiles_q % t.tiles_p
-    run.n = tile // t.tiles_q // t.tiles_p
-    run.length = min(min(t.tiles_q - run.tq, last - tile), RUN)
-    return run
-
-
 cdef void input_tiles(const Task* t, const real* x, const Plane* plane, real cval, Py_ssize_t first, Py_ssize_t last,
-                      real* v, Py_ssize_t group, Py_ssize_t frequency, real* patch) noexcept nogil:
-    """Transform tiles first..last of all channels; tile `first` goes to v[.][.][0]."""
-    cdef Py_ssize_t L = lanes_of(x), tile = first, c, i, columns
+                      Py_ssize_t base, Py_ssize_t part, real* v, Py_ssize_t frequency, real* patch) noexcept nogil:
+    """Transform tiles first..last of all channels; v begins with tile `base`."""
+    cdef Py_ssize_t L = lanes_of(x), tile = first, c, i, place, groups = blocks_of(plane.channels, L), columns
     cdef Run run
+    cdef real* to
     while tile < last:
         run = run_at(tile, last, t)
-        columns = (run.length - 1) * t.advance + t.size
-        for c in range(blocks_of(plane.channels, L)):
-            load_patch(x + run.n * plane.sn + c * L * plane.sc, plane, cval, min(L, plane.channels - c * L),
-                       run.tp * t.advance, t.size, run.tq * t.advance, columns, patch)
+        columns = (run.length - 1) * t.advance + t.points
+        for c in range(groups):
+            load_patch(x + run.n * plane.sn + c * L * plane.sc, plane, cval, min(L, plane.channels - c * L), run, t.advance,
+                       t.points, columns, patch)
+            place = (tile - base) % part
+            to = v + ((tile - base) // part * groups + c) * part * L
             for i in range(run.length):
-                transform_input(t.points, <const real*>patch + i * t.advance * L, columns * L,
-                                v + c * group + (tile - first + i) * L, frequency)
+                transform_input(t.points, <const real*>patch + i * t.advance * L, columns * L, to + place * L, frequency)
+                place += 1
+                if place == part:
+                    place = 0
+                    to += groups * part * L
         tile += run.length
 
 
@@ -270,31 +294,33 @@ cdef void filter_block(const Task* t, const real* w, const Py_ssize_t* ws, bint 
 
 cdef void output_tiles(const Task* t, const real* m, Py_ssize_t frequency, Py_ssize_t first, Py_ssize_t last,
                        Py_ssize_t k0, const real* bias, real* y, const Py_ssize_t* ys, real* rows) noexcept nogil:
-    """Tiles first..last of filters k0..k0+2L out to y. rows: scratch [m][RUN*m][L]."""
-    cdef Py_ssize_t L = lanes_of(m), tile = first, half, lanes, i, a, j, l, count, p
-    cdef real start[16]
+    """Tiles first..last of filters k0..k0+2L out to y. rows: scratch [2][m][RUN*m][L]."""
+    cdef Py_ssize_t L = lanes_of(m), tile = first, half, halves = 2 if t.K - k0 > L else 1, lanes, i, a, j, count, p
+    cdef Py_ssize_t line = RUN * t.advance * L, step = t.dw * ys[3]
+    cdef real start[32]
     cdef Run run
     cdef real* out
+    cdef const real* at
+    for j in range(2 * L):
+        start[j] = bias[k0 + j] if bias != NULL and k0 + j < t.K else 0
     while tile < last:
         run = run_at(tile, last, t)
-        count = min(run.length * t.advance, t.Q - run.tq * t.advance)
-        for half in range(2):
+        count = min(run.length * t.advance, blocks_of(t.Q - run.b, t.dw) - run.tq * t.advance)
+        for i in range(run.length):
+            for half in range(halves):
+                transform_output(t.points, t.advance, m + (tile - first + i) * 2 * L + half * L, frequency,
+                                 <const real*>start + half * L, rows + half * t.advance * line + i * t.advance * L, line)
+        for half in range(halves):
             lanes = min(t.K - k0 - half * L, L)
-            if lanes <= 0:
-                break
-            for l in range(L):
-                start[l] = bias[k0 + half * L + l] if bias != NULL and l < lanes else 0
-            for i in range(run.length):
-                transform_output(t.points, t.advance, m + (tile - first + i) * 2 * L + half * L, frequency, <const real*>start,
-                                 rows + i * t.advance * L, RUN * t.advance * L)
-            for a in range(min(t.advance, t.P - run.tp * t.advance)):
-                p = run.tp * t.advance + a
-                out = y + run.n * ys[0] + (k0 + half * L) * ys[1] + p * ys[2] + run.tq * t.advance * ys[3]
+            for a in range(min(t.advance, blocks_of(t.P - run.a, t.dh) - run.tp * t.advance)):
+                p = (run.tp * t.advance + a) * t.dh + run.a
+                at = <const real*>rows + (half * t.advance + a) * line
+                out = y + run.n * ys[0] + (k0 + half * L) * ys[1] + p * ys[2] + run.tq * t.advance * step + run.b * ys[3]
                 if ys[1] == 1 and lanes == L:
                     for j in range(count):
-                        memcpy(out + j * ys[3], rows + (a * RUN * t.advance + j) * L, L * sizeof(real))
+                        memcpy(out + j * step, at + j * L, L * sizeof(real))
                 else:
-                    store_columns(<const real*>rows + a * RUN * t.advance * L, count, lanes, ys[1], ys[3], out)
+                    store_columns(at, count, lanes, ys[1], step, out)
         tile += run.length
 
 
@@ -305,39 +331,39 @@ cdef void tiles_outside_unit(Py_ssize_t unit, const Task* t, const real* x, cons
                              const real* bias, real* y, const Py_ssize_t* ys, real* scratch) noexcept nogil:
     """One chunk of tiles: input, products with every block of filters, output."""
     cdef Py_ssize_t L = lanes_of(x), F = t.points * t.points, first = unit * t.chunk, last = min(first + t.chunk, t.tiles)
-    cdef Py_ssize_t groups = blocks_of(plane.channels, L), group = t.chunk * L, k, f
-    cdef Py_ssize_t fv = padded(groups * group, L), fu = padded(groups * L * 2 * L, L), fm = padded(t.chunk * 2 * L, L)
+    cdef Py_ssize_t groups = blocks_of(plane.channels, L), part = part_of(last - first), k, f
+    cdef Py_ssize_t fv = padded(up(t.chunk, WINO_TILES) * groups * L, L)
+    cdef Py_ssize_t fu = padded(groups * L * 2 * L, L), fm = padded(t.chunk * 2 * L, L)
     cdef real* v = scratch
     cdef real* m = v + F * fv
     cdef real* patch = m + F * fm  # serves input, then output
-    input_tiles(t, x, plane, cval, first, last, v, group, fv, patch)
+    input_tiles(t, x, plane, cval, first, last, first, part, v, fv, patch)
     for k in range(blocks_of(t.K, 2 * L)):
         for f in range(F):
-            product(last - first, <const real*>v + f * fv, group, groups, u + (k * F + f) * fu, m + f * fm, False)
+            product(last - first, part, <const real*>v + f * fv, groups * part * L, groups, u + (k * F + f) * fu, m + f * fm,
+                    False)
         output_tiles(t, <const real*>m, fm, first, last, k * 2 * L, bias, y, ys, patch)
 
 
 cdef void filters_outside_unit(Py_ssize_t k, const Task* t, Py_ssize_t channels, const real* v, const real* w,
                                const Py_ssize_t* ws, bint flip, const void* end, const real* bias, real* y,
                                const Py_ssize_t* ys, real* scratch) noexcept nogil:
-    """One block of filters: transformed just before its products with all tiles."""
-    cdef Py_ssize_t L = lanes_of(v), F = t.points * t.points, groups = blocks_of(channels, L), group = t.tiles * L
-    cdef Py_ssize_t fv = padded(groups * group, L), fu = padded(t.block_c * 2 * L, L), fm = padded(t.sub * 2 * L, L)
+    """One block of filters, transformed by blocks of channels just before their products with all tiles."""
+    cdef Py_ssize_t L = lanes_of(v), F = t.points * t.points, groups = blocks_of(channels, L), part = part_of(t.tiles)
+    cdef Py_ssize_t fv = padded(up(t.tiles, WINO_TILES) * groups * L, L)
+    cdef Py_ssize_t fu = padded(t.block_c * 2 * L, L), fm = padded(t.tiles * 2 * L, L)
     cdef real* u = scratch
     cdef real* m = u + F * fu
     cdef real* patch = m + F * fm
-    cdef Py_ssize_t i, j, f, first, last, c0, c1
-    for i in range(blocks_of(t.tiles, t.sub)):
-        first = i * t.sub
-        last = min(first + t.sub, t.tiles)
-        for j in range(blocks_of(channels, t.block_c)):
-            c0, c1 = j * t.block_c, min((j + 1) * t.block_c, groups * L)
-            if i == 0 or t.block_c < channels:
-                filter_block(t, w, ws, flip, end, k * 2 * L, c0, c1, channels, u, fu, patch)
-            for f in range(F):
-                product(last - first, v + f * fv + c0 // L * group + first * L, group, (c1 - c0) // L,
-                        <const real*>u + f * fu, m + f * fm, j > 0)
-        output_tiles(t, <const real*>m, fm, first, last, k * 2 * L, bias, y, ys, patch)
+    cdef Py_ssize_t f, c0 = 0, c1
+    while c0 < groups * L:
+        c1 = min(c0 + t.block_c, groups * L)
+        filter_block(t, w, ws, flip, end, k * 2 * L, c0, c1, channels, u, fu, patch)
+        for f in range(F):
+            product(t.tiles, part, v + f * fv + c0 * part, groups * part * L, (c1 - c0) // L, <const real*>u + f * fu,
+                    m + f * fm, c0 > 0)
+        c0 = c1
+    output_tiles(t, <const real*>m, fm, 0, t.tiles, k * 2 * L, bias, y, ys, patch)
 
 
 cdef void pack_unit(Py_ssize_t k, const Task* t, const real* w, const Py_ssize_t* ws, bint flip, const void* end,
@@ -371,9 +397,9 @@ cdef void tiles_outside(Task t, const real* x, Plane plane, real cval, const rea
 cdef void input_unit(Py_ssize_t unit, const Task* t, const real* x, const Plane* plane, real cval, real* v,
                      real* scratch) noexcept nogil:
     """RUN tiles into the v that all workers share."""
-    cdef Py_ssize_t L = lanes_of(x), group = t.tiles * L, first = unit * RUN
-    input_tiles(t, x, plane, cval, first, min(first + RUN, t.tiles), v + first * L, group,
-                padded(blocks_of(plane.channels, L) * group, L), scratch)
+    cdef Py_ssize_t L = lanes_of(x), first = unit * RUN
+    input_tiles(t, x, plane, cval, first, min(first + RUN, t.tiles), 0, part_of(t.tiles), v,
+                padded(up(t.tiles, WINO_TILES) * blocks_of(plane.channels, L) * L, L), scratch)
 
 
 cdef void input_all(const Task* t, const real* x, const Plane* plane, real cval, real* v, char* scratch,
@@ -407,31 +433,32 @@ cdef void filters_outside(Task t, const real* x, Plane plane, real cval, const r
 #     sums                          [F][block_c][2L]     of one block of channels and filters, block_c a few times L
 
 
-cdef void dy_tiles(const Task* t, const real* dy, const Plane* plane, Py_ssize_t first, Py_ssize_t last, real* d,
-                   Py_ssize_t block, Py_ssize_t frequency, real* patch) noexcept nogil:
-    """Transform tiles first..last of all filters of dy; tile `first` goes to d[.][.][0]."""
+cdef void dy_tiles(const Task* t, const real* dy, const Plane* plane, Py_ssize_t first, Py_ssize_t last, Py_ssize_t base,
+                   real* d, Py_ssize_t frequency, real* patch) noexcept nogil:
+    """Transform tiles first..last of all filters of dy; d begins with tile `base`."""
     cdef Py_ssize_t L = lanes_of(dy), tile = first, k, i, columns
     cdef Run run
+    cdef real* to
     while tile < last:
         run = run_at(tile, last, t)
         columns = run.length * t.advance
         for k in range(blocks_of(plane.channels, 2 * L) * 2):
             load_patch(dy + run.n * plane.sn + k * L * plane.sc, plane, <real>0, max(min(L, plane.channels - k * L), 0),
-                       run.tp * t.advance, t.advance, run.tq * t.advance, columns, patch)
+                       run, t.advance, t.advance, columns, patch)
+            to = d + (k // 2 * t.chunk + tile - base) * 2 * L + k % 2 * L
             for i in range(run.length):
-                transform_filter(t.points, t.advance, <const real*>patch + i * t.advance * L, columns * L,
-                                 d + k // 2 * block + (tile - first + i) * 2 * L + k % 2 * L, frequency)
+                transform_filter(t.points, t.advance, <const real*>patch + i * t.advance * L, columns * L, to + i * 2 * L,
+                                 frequency)
         tile += run.length
 
 
 cdef void weight_tiles_unit(Py_ssize_t unit, const Task* t, const real* x, const Plane* x_plane, real cval, const real* dy,
                             const Plane* dy_plane, Py_ssize_t first, Py_ssize_t last, real* v, real* d, real* scratch) noexcept nogil:
     """RUN tiles of x and of dy."""
-    cdef Py_ssize_t L = lanes_of(x), start = first + unit * RUN, stop = min(start + RUN, last), group = t.chunk * L
-    input_tiles(t, x, x_plane, cval, start, stop, v + unit * RUN * L, group,
-                padded(blocks_of(x_plane.channels, L) * group, L), scratch)
-    dy_tiles(t, dy, dy_plane, start, stop, d + unit * RUN * 2 * L, 2 * group,
-             padded(blocks_of(dy_plane.channels, 2 * L) * 2 * group, L), scratch)
+    cdef Py_ssize_t L = lanes_of(x), start = first + unit * RUN, stop = min(start + RUN, last)
+    input_tiles(t, x, x_plane, cval, start, stop, first, t.chunk, v,
+                padded(blocks_of(x_plane.channels, L) * t.chunk * L, L), scratch)
+    dy_tiles(t, dy, dy_plane, start, stop, first, d, padded(blocks_of(dy_plane.channels, 2 * L) * 2 * t.chunk * L, L), scratch)
 
 
 cdef void weight_sums_unit(Py_ssize_t unit, const Task* t, Py_ssize_t channels, Py_ssize_t tiles, const real* v,
@@ -474,15 +501,14 @@ cdef void weight_sums_unit(Py_ssize_t unit, const Task* t, Py_ssize_t channels, 
 
 
 cdef void weight_grad(Task t, const real* x, Plane x_plane, real cval, const real* dy, Plane dy_plane, real* dw,
-                      const Py_ssize_t* ws, bint first, bint last, real* v, real* d, real* sums, char* scratch,
-                      Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    """first, last: whether this call begins and ends the sum (dilation phases are called one after another)."""
+                      const Py_ssize_t* ws, real* v, real* d, real* sums, char* scratch, Py_ssize_t worker_bytes,
+                      int workers) noexcept nogil:
     cdef Py_ssize_t L = lanes_of(x), F = t.points * t.points, i, unit, start, stop, chunks = blocks_of(t.tiles, t.chunk)
     cdef Py_ssize_t blocks = blocks_of(x_plane.channels, t.block_c) * blocks_of(t.K, 2 * L)
-    cdef bint begins, ends, single = first and last and chunks == 1
+    cdef bint begins, ends, single = chunks == 1
     for i in range(chunks):
         start, stop = i * t.chunk, min((i + 1) * t.chunk, t.tiles)
-        begins, ends = first and i == 0, last and i == chunks - 1
+        begins, ends = i == 0, i == chunks - 1
         if workers == 1:
             for unit in range(blocks_of(stop - start, RUN)):
                 weight_tiles_unit(unit, &t, x, &x_plane, cval, dy, &dy_plane, start, stop, v, d, <real*>scratch)
@@ -527,21 +553,23 @@ cdef inline const void* end_of(const char* first, const Py_ssize_t* shape, const
 
 
 cdef Plane make_plane(const char* first, const Py_ssize_t* shape, const Py_ssize_t* strides, Py_ssize_t itemsize,
-                      const int64_t[::1] rows, const int64_t[::1] columns, tuple inside) except *:
+                      const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left, Py_ssize_t step) except *:
     cdef Plane plane
     cdef Strides s = elements(strides, itemsize)
-    plane.channels = shape[1]
+    plane.channels, plane.width = shape[1], shape[3]
     plane.sn, plane.sc, plane.sh, plane.sw = s.of[0], s.of[1], s.of[2], s.of[3]
-    plane.rows, plane.columns = &rows[0], &columns[0]
-    plane.inside, plane.outside, plane.origin, plane.step = inside
+    plane.rows, plane.columns = &rows[0, 0], &columns[0, 0]
+    plane.row_length, plane.column_length = rows.shape[1], columns.shape[1]
+    plane.left, plane.step = left, step
     plane.end = end_of(first, shape, strides, itemsize)
     return plane
 
 
 cdef Task make_task(tuple sizes) except *:
     cdef Task t
-    (t.points, t.size, t.advance, t.N, t.tiles_p, t.tiles_q, t.chunk, t.sub, t.block_c, t.K, t.P, t.Q, t.taps) = sizes
-    t.tiles = t.N * t.tiles_p * t.tiles_q
+    (t.points, t.advance, t.N, t.phases_p, t.phases_q, t.tiles_p, t.tiles_q, t.chunk, t.block_c, t.K, t.P, t.Q,
+     t.dh, t.dw, t.taps) = sizes
+    t.tiles = t.N * t.phases_p * t.phases_q * t.tiles_p * t.tiles_q
     return t
 
 
@@ -565,10 +593,10 @@ def f64_pack(const double[:, :, :, :] w, bint flip, tuple sizes, double[::1] u, 
 
 
 def f32_tiles_outside(const float[:, :, :, :] x, const float[::1] u, const float[::1] bias, float[:, :, :, :] y, float cval,
-                      tuple sizes, const int64_t[::1] rows, const int64_t[::1] columns, tuple inside,
+                      tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
                       uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
     cdef Task t = make_task(sizes)
-    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, inside)
+    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, left, t.dw)
     cdef Strides ys = elements(y.strides, 4)
     with nogil:
         tiles_outside[float](t, &x[0, 0, 0, 0], plane, cval, &u[0], &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0],
@@ -576,10 +604,10 @@ def f32_tiles_outside(const float[:, :, :, :] x, const float[::1] u, const float
 
 
 def f64_tiles_outside(const double[:, :, :, :] x, const double[::1] u, const double[::1] bias, double[:, :, :, :] y,
-                      double cval, tuple sizes, const int64_t[::1] rows, const int64_t[::1] columns, tuple inside,
+                      double cval, tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
                       uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
     cdef Task t = make_task(sizes)
-    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, inside)
+    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, left, t.dw)
     cdef Strides ys = elements(y.strides, 8)
     with nogil:
         tiles_outside[double](t, &x[0, 0, 0, 0], plane, cval, &u[0], &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0],
@@ -587,11 +615,10 @@ def f64_tiles_outside(const double[:, :, :, :] x, const double[::1] u, const dou
 
 
 def f32_filters_outside(const float[:, :, :, :] x, const float[:, :, :, :] w, bint flip, const float[::1] bias,
-                        float[:, :, :, :] y, float cval, tuple sizes, const int64_t[::1] rows,
-                        const int64_t[::1] columns, tuple inside, float[::1] v, uint8_t[::1] scratch,
+                        float[:, :, :, :] y, float cval, tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left, float[::1] v, uint8_t[::1] scratch,
                         Py_ssize_t worker_bytes, int workers):
     cdef Task t = make_task(sizes)
-    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, inside)
+    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, left, t.dw)
     cdef Strides ys = elements(y.strides, 4), ws = elements(w.strides, 4)
     cdef const void* end = end_of(<const char*>&w[0, 0, 0, 0], w.shape, w.strides, 4)
     with nogil:
@@ -601,11 +628,10 @@ def f32_filters_outside(const float[:, :, :, :] x, const float[:, :, :, :] w, bi
 
 
 def f64_filters_outside(const double[:, :, :, :] x, const double[:, :, :, :] w, bint flip, const double[::1] bias,
-                        double[:, :, :, :] y, double cval, tuple sizes, const int64_t[::1] rows,
-                        const int64_t[::1] columns, tuple inside, double[::1] v, uint8_t[::1] scratch,
+                        double[:, :, :, :] y, double cval, tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left, double[::1] v, uint8_t[::1] scratch,
                         Py_ssize_t worker_bytes, int workers):
     cdef Task t = make_task(sizes)
-    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, inside)
+    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, left, t.dw)
     cdef Strides ys = elements(y.strides, 8), ws = elements(w.strides, 8)
     cdef const void* end = end_of(<const char*>&w[0, 0, 0, 0], w.shape, w.strides, 8)
     with nogil:
@@ -615,29 +641,28 @@ def f64_filters_outside(const double[:, :, :, :] x, const double[:, :, :, :] w, 
 
 
 def f32_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float[:, :, :, :] dw, float cval, tuple sizes,
-                    const int64_t[::1] rows, const int64_t[::1] columns, tuple inside, const int64_t[::1] dy_rows,
-                    const int64_t[::1] dy_columns, bint first, bint last, float[::1] v, float[::1] d, float[::1] sums,
+                    const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left, const int64_t[:, ::1] dy_rows, const int64_t[:, ::1] dy_columns, float[::1] v, float[::1] d, float[::1] sums,
                     uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """dw (K, C, R, R) from one dilation phase of x and dy; sums carries what earlier calls have added."""
+    """dw (K, C, R, R) of one group; sums: for problems of several chunks, else empty."""
     cdef Task t = make_task(sizes)
-    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, inside)
-    cdef Plane dy_plane = make_plane(<const char*>&dy[0, 0, 0, 0], dy.shape, dy.strides, 4, dy_rows, dy_columns,
-                                     (0, t.Q, 0, 1))
+    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, left, t.dw)
+    cdef Plane dy_plane = make_plane(<const char*>&dy[0, 0, 0, 0], dy.shape, dy.strides, 4, dy_rows, dy_columns, 0,
+                                     t.dw)
     cdef Strides ws = elements(dw.strides, 4)
     with nogil:
-        weight_grad[float](t, &x[0, 0, 0, 0], plane, cval, &dy[0, 0, 0, 0], dy_plane, &dw[0, 0, 0, 0], ws.of, first,
-                           last, &v[0], &d[0], &sums[0], <char*>&scratch[0], worker_bytes, workers)
+        weight_grad[float](t, &x[0, 0, 0, 0], plane, cval, &dy[0, 0, 0, 0], dy_plane, &dw[0, 0, 0, 0], ws.of, &v[0],
+                           &d[0], &sums[0], <char*>&scratch[0], worker_bytes, workers)
 
 
 def f64_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy, double[:, :, :, :] dw, double cval,
-                    tuple sizes, const int64_t[::1] rows, const int64_t[::1] columns, tuple inside,
-                    const int64_t[::1] dy_rows, const int64_t[::1] dy_columns, bint first, bint last, double[::1] v,
+                    tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
+                    const int64_t[:, ::1] dy_rows, const int64_t[:, ::1] dy_columns, double[::1] v,
                     double[::1] d, double[::1] sums, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
     cdef Task t = make_task(sizes)
-    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, inside)
-    cdef Plane dy_plane = make_plane(<const char*>&dy[0, 0, 0, 0], dy.shape, dy.strides, 8, dy_rows, dy_columns,
-                                     (0, t.Q, 0, 1))
+    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, left, t.dw)
+    cdef Plane dy_plane = make_plane(<const char*>&dy[0, 0, 0, 0], dy.shape, dy.strides, 8, dy_rows, dy_columns, 0,
+                                     t.dw)
     cdef Strides ws = elements(dw.strides, 8)
     with nogil:
-        weight_grad[double](t, &x[0, 0, 0, 0], plane, cval, &dy[0, 0, 0, 0], dy_plane, &dw[0, 0, 0, 0], ws.of, first,
-                            last, &v[0], &d[0], &sums[0], <char*>&scratch[0], worker_bytes, workers)
+        weight_grad[double](t, &x[0, 0, 0, 0], plane, cval, &dy[0, 0, 0, 0], dy_plane, &dw[0, 0, 0, 0], ws.of, &v[0],
+                            &d[0], &sums[0], <char*>&scratch[0], worker_bytes, workers)

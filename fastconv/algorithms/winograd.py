@@ -26,10 +26,10 @@ from fastconv.problem import ConvProblem
 
 POINTS = {4: (1.0,), 6: (0.625, 1.5), 8: (0.5, 1.0, 2.0)}
 """By their number, pairs +-p beside 0 and infinity; as in simd/winograd_tile.h."""
-MANY_FILTERS = 2 << 20  # bytes of transformed filters from which their own L2 is worth a second look at the tiles
-FEW_TILES = 8 << 20  # bytes of transformed tiles up to which they may wait for the filters
-FILTER_BLOCK = 512 << 10  # bytes of transformed filters at a time, where tiles are few
-LEAST_TILES = 6  # of a chunk: fewer waste the products
+CHUNK = 96  # tiles at a time, where their transforms don't fit into L2 anyway
+MANY_FILTERS = 2 << 20  # bytes of transformed filters from which they are transformed when needed, if tiles can wait
+FEW_TILES = 8 << 20  # bytes of transformed tiles up to which they may wait
+LEAST_TILES = 6  # of a worker: fewer waste the products
 WEIGHT_TILES = 4 << 20  # bytes of transformed tiles of x and dy that a weight gradient keeps at a time
 WEIGHT_GROUPS, WEIGHT_BLOCKS = 4, 4  # vectors of channels in a block of sums at the most; such blocks at the least
 
@@ -81,7 +81,7 @@ def _error_bound(problem: ConvProblem, m: int) -> float:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Sizes as the kernel takes them, scratch, and which loop is outside."""
+    """Sizes as the kernel takes them, scratch, and the order of the loops."""
 
     sizes: tuple[int, ...]
     filters_outside: bool
@@ -99,39 +99,72 @@ def _forward_problem(problem: ConvProblem) -> ConvProblem:
     return phases.phases(problem)[0].problem
 
 
-def _phase_extents(problem: ConvProblem) -> tuple[int, int]:
-    """Outputs of the largest dilation phase."""
-    return -(-problem.P // problem.dilation[0]), -(-problem.Q // problem.dilation[1])
+@dataclass(frozen=True)
+class _Extents:
+    """Of one group: what both kinds of blocks begin with."""
+
+    lanes: int
+    item: int
+    points: int
+    line: int
+    """Elements between frequency planes."""
+    channels: int
+    filters: int
+    """Rounded up to whole vectors, and pairs of them."""
+    geometry: tuple[int, int, int, int, int]
+    """Samples, phases and tiles along both axes."""
+    tiles: int
+
+    @property
+    def frequencies(self) -> int:
+        return self.points * self.points
 
 
-def _blocks(problem: ConvProblem, m: int, isa: str, extents: tuple[int, int], once: bool) -> _Blocks:
-    """Of one group and dilation phase with ``extents`` outputs; ``once``: the filters serve no other phase or call."""
-    kernel = machine.kernels(isa).winograd
-    item, taps = problem.itemsize, problem.R
+def _extents(problem: ConvProblem, m: int, kernel: Any) -> _Extents:
+    item, (dh, dw) = problem.itemsize, problem.dilation
     lanes = kernel.BYTES // item
-    points = taps + m - 1
-    frequencies, line = points * points, max(64 // item, lanes)
-    c, k = max(problem.C // problem.groups, 1), problem.K // problem.groups
-    channels, filters = up(c, lanes), up(k, 2 * lanes)
-    tiles_p, tiles_q = -(-extents[0] // m), -(-extents[1] // m)
-    tiles = max(problem.N, 1) * tiles_p * tiles_q  # an empty batch is planned, too
-    packed = filters // (2 * lanes) * frequencies * (channels * 2 * lanes + line)
-    shared = frequencies * (channels * tiles + line)
-    filters_outside = once and packed * item > MANY_FILTERS and shared * item <= FEW_TILES
-    run = min(tiles_q, kernel.LONGEST_RUN)
-    pixels = points * ((run - 1) * m + points)
-    patch = max(pixels, m * kernel.LONGEST_RUN * m, kernel.LOADED, 2 * taps * taps) * lanes
-    chunk = min(tiles, 2 * kernel.TILES if kernel.TILES > 8 else 4 * kernel.TILES)
-    block_c = channels
+    samples = max(problem.N, 1)  # an empty batch is planned, too
+    phases_p, phases_q = min(dh, problem.P), min(dw, problem.Q)
+    geometry = (samples, phases_p, phases_q, -(-problem.P // (dh * m)), -(-problem.Q // (dw * m)))
+    return _Extents(
+        lanes, item, problem.R + m - 1, max(64 // item, lanes), up(max(problem.C // problem.groups, 1), lanes),
+        up(problem.K // problem.groups, 2 * lanes), geometry, math.prod(geometry),
+    )  # fmt: skip
+
+
+def _sizes(problem: ConvProblem, m: int, e: _Extents, chunk: int, block_c: int) -> tuple[int, ...]:
+    k = problem.K // problem.groups
+    return (
+        e.points, m, *e.geometry, chunk, block_c, k, problem.P, problem.Q, *problem.dilation, problem.R,
+    )  # fmt: skip
+
+
+def _blocks(problem: ConvProblem, m: int, isa: str) -> _Blocks:
+    kernel = machine.kernels(isa).winograd
+    e, taps = _extents(problem, m, kernel), problem.R
+    f, pair = e.frequencies, 2 * e.lanes
+    packed = e.filters // pair * f * (e.channels * pair + e.line)
+    shared = f * (e.channels * up(e.tiles, kernel.TILES) + e.line)
+    run = min(e.geometry[-1], kernel.LONGEST_RUN)
+    pixels = e.points * ((run - 1) * m + e.points)
+    patch = max(pixels, 2 * m * kernel.LONGEST_RUN * m, kernel.LOADED, 2 * taps * taps) * e.lanes
+    filters_outside = packed * e.item > MANY_FILTERS and shared * e.item <= FEW_TILES
     if filters_outside:
-        if tiles <= 2 * chunk:
-            chunk = tiles
-            block_c = min(max(FILTER_BLOCK // (frequencies * 2 * lanes * item) // lanes, 1) * lanes, channels)
-        elements = frequencies * (block_c * 2 * lanes + line) + frequencies * (chunk * 2 * lanes + line) + patch
+        chunk = e.tiles
+        most = max(machine.L2_BYTES * 5 // 4 // (f * pair * e.item), e.lanes)
+        block_c = up(-(-e.channels // -(-e.channels // most)), e.lanes)
+        elements = f * (block_c * pair + e.line) + f * (chunk * pair + e.line) + patch
     else:
-        elements = frequencies * (channels * chunk + line) + frequencies * (chunk * 2 * lanes + line) + patch
-    sizes = (points, points, m, problem.N, tiles_p, tiles_q, chunk, chunk, block_c, k, *extents, taps)
-    return _Blocks(sizes, filters_outside, packed, shared, up(elements * item, 64))
+        # Either a chunk's tiles stay in L2, and each product reads its filters from beyond; or the tiles come from
+        # there too, but more of them share the filters. What is read for each multiply-add decides.
+        chunk = machine.L2_BYTES // 2 // (f * (e.channels + pair) * e.item)
+        if 1 / max(chunk, 1) > 1 / pair + 1 / CHUNK:
+            chunk = CHUNK
+        chunk = min(up(max(chunk, 1), kernel.TILES), e.tiles)
+        block_c = e.channels
+        elements = f * (e.channels * up(chunk, kernel.TILES) + e.line) + f * (chunk * pair + e.line) + patch
+    sizes = _sizes(problem, m, e, chunk, block_c)
+    return _Blocks(sizes, filters_outside, packed, shared, up(elements * e.item, 64))
 
 
 @dataclass(frozen=True)
@@ -145,79 +178,57 @@ class _WeightBlocks:
     worker_bytes: int
 
 
-def _weight_blocks(problem: ConvProblem, m: int, isa: str, extents: tuple[int, int]) -> _WeightBlocks:
+def _weight_blocks(problem: ConvProblem, m: int, isa: str) -> _WeightBlocks:
     kernel = machine.kernels(isa).winograd
-    item, taps = problem.itemsize, problem.R
-    lanes = kernel.BYTES // item
-    points = taps + m - 1
-    frequencies, line = points * points, max(64 // item, lanes)
-    c, k = max(problem.C // problem.groups, 1), problem.K // problem.groups
-    channels, filters = up(c, lanes), up(k, 2 * lanes)
-    tiles_p, tiles_q = -(-extents[0] // m), -(-extents[1] // m)
-    tiles = max(problem.N, 1) * tiles_p * tiles_q  # an empty batch is planned, too
-    run = kernel.LONGEST_RUN
-    chunk = max(WEIGHT_TILES // (frequencies * (channels + filters) * item) // run, 2) * run
-    chunk = min(-(-tiles // -(-tiles // chunk)), tiles)
-    k_blocks, groups = filters // (2 * lanes), channels // lanes
-    block_c = lanes * max(min(groups, WEIGHT_GROUPS, groups * k_blocks // WEIGHT_BLOCKS), 1)
-    block = frequencies * (block_c * 2 * lanes + line)  # sums of one block of channels and filters
-    whole = chunk == tiles and problem.dilation == (1, 1)
-    sums = 1 if whole else -(-channels // block_c) * k_blocks * block
-    patch = points * ((min(run, tiles_q) - 1) * m + points) * lanes
-    worker = max(patch, block + lanes * taps * taps * lanes)
-    sizes = (points, points, m, problem.N, tiles_p, tiles_q, chunk, chunk, block_c, k, *extents, taps)
-    x_tiles, dy_tiles = (frequencies * (wide * chunk + line) for wide in (channels, filters))
-    return _WeightBlocks(sizes, x_tiles, dy_tiles, sums, up(worker * item, 64))
-
-
-def _once(problem: ConvProblem) -> bool:
-    return problem.dilation == (1, 1)
+    e, taps = _extents(problem, m, kernel), problem.R
+    f, pair, run = e.frequencies, 2 * e.lanes, kernel.LONGEST_RUN
+    chunk = max(WEIGHT_TILES // (f * (e.channels + e.filters) * e.item) // run, 2) * run
+    chunk = min(-(-e.tiles // -(-e.tiles // chunk)), e.tiles)
+    k_blocks, groups = e.filters // pair, e.channels // e.lanes
+    block_c = e.lanes * max(min(groups, WEIGHT_GROUPS, groups * k_blocks // WEIGHT_BLOCKS), 1)
+    block = f * (block_c * pair + e.line)  # sums of one block of channels and filters
+    sums = 1 if chunk == e.tiles else -(-e.channels // block_c) * k_blocks * block
+    patch = e.points * ((min(run, e.geometry[-1]) - 1) * m + e.points) * e.lanes
+    worker = max(patch, block + e.lanes * taps * taps * e.lanes)
+    x_tiles, dy_tiles = (f * (wide * chunk + e.line) for wide in (e.channels, e.filters))
+    sizes = _sizes(problem, m, e, chunk, block_c)
+    return _WeightBlocks(sizes, x_tiles, dy_tiles, sums, up(worker * e.item, 64))
 
 
 def _cost(problem: ConvProblem, m: int, isa: str) -> Cost:
     if problem.direction == "weight_grad":
-        return _weight_cost(problem, m, isa)
-    problem = _forward_problem(problem)
-    blocks = _blocks(problem, m, isa, _phase_extents(problem), _once(problem))
-    points, _, _, n, tiles_p, tiles_q, *_ = blocks.sizes
-    item, lanes = problem.itemsize, machine.kernels(isa).winograd.BYTES // problem.itemsize
-    groups, count = problem.groups, problem.dilation[0] * problem.dilation[1]
-    channels, filters = up(problem.C // groups, lanes), up(problem.K // groups, 2 * lanes)
-    tiles, frequencies = n * tiles_p * tiles_q * count, points * points
-    products = 2 * tiles * frequencies * channels * filters * groups
+        weight_blocks = _weight_blocks(problem, m, isa)
+        shared = weight_blocks.x_tiles + weight_blocks.dy_tiles + weight_blocks.sums
+        worker = weight_blocks.worker_bytes
+    else:
+        problem = _forward_problem(problem)
+        blocks = _blocks(problem, m, isa)
+        shared = blocks.tiles if blocks.filters_outside else blocks.packed
+        worker = blocks.worker_bytes
+    e = _extents(problem, m, machine.kernels(isa).winograd)
+    f, filters = e.frequencies, e.channels * e.filters
+    products = 2 * e.tiles * f * filters
     # A vector goes through a transform of POINTS points in about as many multiply-adds as it has elements.
-    transforms = 4 * frequencies * groups * (tiles * (channels + filters) + channels * filters)
-    few = products / lanes if tiles < 4 else 0  # a product of few tiles waits for its own sums
-    moved = (2 * tiles * frequencies * (channels + filters) + 2 * channels * filters * frequencies) * groups * item
-    shared = (blocks.tiles if blocks.filters_outside else blocks.packed) * item
-    return Cost(products + transforms + few, moved / 4, shared, blocks.worker_bytes, "gemm", groups * count * 2)
-
-
-def _weight_cost(problem: ConvProblem, m: int, isa: str) -> Cost:
-    blocks = _weight_blocks(problem, m, isa, _phase_extents(problem))
-    points, _, _, n, tiles_p, tiles_q, *_ = blocks.sizes
-    item, lanes = problem.itemsize, machine.kernels(isa).winograd.BYTES // problem.itemsize
-    groups, count = problem.groups, problem.dilation[0] * problem.dilation[1]
-    channels, filters = up(problem.C // groups, lanes), up(problem.K // groups, 2 * lanes)
-    tiles, frequencies = n * tiles_p * tiles_q * count, points * points
-    products = 2 * tiles * frequencies * channels * filters * groups
-    transforms = 4 * frequencies * groups * (tiles * (channels + filters) + channels * filters)
-    moved = (2 * tiles * frequencies * (channels + filters) + 2 * channels * filters * frequencies) * groups * item
-    shared = (blocks.x_tiles + blocks.dy_tiles + blocks.sums) * item
-    return Cost(products + transforms, moved / 4, shared, blocks.worker_bytes, "gemm", groups * count * 2)
+    transforms = 4 * f * (e.tiles * (e.channels + e.filters) + filters)
+    few = products / e.lanes if e.tiles < 4 else 0  # a product of few tiles waits for its own sums
+    moved = (2 * e.tiles * f * (e.channels + e.filters) + 2 * filters * f) * e.item / 4
+    groups = problem.groups
+    flops = (products + transforms + few) * groups
+    return Cost(flops, moved * groups, shared * e.item, worker, "gemm", groups * 2)
 
 
 # --- running ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _PhaseTables:
-    """One dilation phase: its outputs, index vectors, and where its rows of x lie in a line."""
+class _Tables:
+    """Index vectors have a row for each phase of the dilation."""
 
-    out: tuple[slice, slice]
+    problem: ConvProblem
+    kernel: Any
+    prefix: str
     rows: np.ndarray
     columns: np.ndarray
-    inside: tuple[int, int, int, int]
     blocks: Any
     """_Blocks, or _WeightBlocks"""
     dy_rows: np.ndarray
@@ -225,18 +236,12 @@ class _PhaseTables:
     dy_columns: np.ndarray
 
 
-@dataclass(frozen=True)
-class _Tables:
-    problem: ConvProblem
-    kernel: Any
-    prefix: str
-    phases: tuple[_PhaseTables, ...]
-
-
-def _to_tile_ends(index: np.ndarray, outputs: int, m: int, beyond: int) -> np.ndarray:
-    """The index vector cut or filled with zeros (-2) to the end of the last tile."""
-    length = up(outputs, m) + beyond
-    return np.concatenate([index, np.full(length, -2)])[:length]
+def _by_phases(index: np.ndarray, dilation: int, outputs: int, m: int, beyond: int) -> np.ndarray:
+    """Every dilation-th entry from each phase's first on, cut or filled with zeros (-2) to the end of the last tile."""
+    length = up(-(-outputs // dilation), m) + beyond
+    return np.stack(
+        [np.concatenate([index[a::dilation], np.full(length, -2)])[:length] for a in range(min(dilation, outputs))]
+    )
 
 
 def _folds(problem: ConvProblem) -> bool:
@@ -245,29 +250,16 @@ def _folds(problem: ConvProblem) -> bool:
 
 
 def _tables(problem: ConvProblem, m: int, isa: str) -> _Tables:
-    found = []
-    (dh, dw), taps = problem.dilation, problem.R
-    rows, columns = problem.rows(), problem.columns()
-    for a in range(min(dh, problem.P)):
-        for b in range(min(dw, problem.Q)):
-            extents = -(-(problem.P - a) // dh), -(-(problem.Q - b) // dw)
-            if problem.direction == "weight_grad":
-                blocks: Any = _weight_blocks(problem, m, isa, extents)
-            else:
-                blocks = _blocks(problem, m, isa, extents, _once(problem))
-            own = (
-                _to_tile_ends(rows[a::dh], extents[0], m, taps - 1),
-                _to_tile_ends(columns[b::dw], extents[1], m, taps - 1),
-            )
-            dy_own = [_to_tile_ends(np.arange(extent), extent, m, 0) for extent in extents]
-            # Column j of the phase lies at padded column b + j*dw, in the image from `left` on for W columns.
-            left = problem.padding[1][0]
-            inside = max(-(-(left - b) // dw), 0)
-            outside = max(min(-(-(left + problem.W - b) // dw), len(columns[b::dw])), inside)
-            place = (inside, outside, b - left, dw)
-            found.append(_PhaseTables((slice(a, None, dh), slice(b, None, dw)), *own, place, blocks, *dy_own))
+    blocks = _weight_blocks(problem, m, isa) if problem.direction == "weight_grad" else _blocks(problem, m, isa)
+    beyond = problem.R - 1
+    extents = tuple(zip(problem.dilation, (problem.P, problem.Q), strict=True))
+    rows, columns = (
+        _by_phases(index, *axis, m, beyond)
+        for index, axis in zip((problem.rows(), problem.columns()), extents, strict=True)
+    )
+    dy_rows, dy_columns = (_by_phases(np.arange(outputs), d, outputs, m, 0) for d, outputs in extents)
     kernel = machine.kernels(isa).winograd
-    return _Tables(problem, kernel, PREFIX[problem.compute_dtype], tuple(found))
+    return _Tables(problem, kernel, PREFIX[problem.compute_dtype], rows, columns, blocks, dy_rows, dy_columns)
 
 
 def _filters(plan: Any, w: np.ndarray) -> np.ndarray:
@@ -278,7 +270,7 @@ def _filters(plan: Any, w: np.ndarray) -> np.ndarray:
 
 def _transform(plan: Any, w: np.ndarray, packed: np.ndarray, workers: int) -> None:
     tables = plan.tables
-    blocks = tables.phases[0].blocks
+    blocks = tables.blocks
     flip = plan.problem.direction == "input_grad"
     with scratch(blocks.worker_bytes * workers) as memory:
         for filters, to in zip(_filters(plan, w), packed, strict=True):
@@ -288,7 +280,7 @@ def _transform(plan: Any, w: np.ndarray, packed: np.ndarray, workers: int) -> No
 
 
 def _packed_shape(plan: Any) -> tuple[int, int]:
-    return plan.tables.problem.groups, plan.tables.phases[0].blocks.packed
+    return plan.tables.problem.groups, plan.tables.blocks.packed
 
 
 def _pack(plan: Any, w: np.ndarray) -> np.ndarray:
@@ -304,7 +296,7 @@ def _run(plan: Any, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndar
         return
     if b.ndim == 2:
         _samples(plan, a, None, b, bias, out, workers)
-    elif tables.phases[0].blocks.filters_outside:
+    elif tables.blocks.filters_outside:
         _samples(plan, a, b, None, bias, out, workers)
     else:
         shape = _packed_shape(plan)
@@ -336,10 +328,10 @@ def _samples(
 
 def _shares(sizes: tuple[int, ...], images: int, workers: int) -> tuple[int, ...]:
     """The sizes for so many images, in as many chunks as give every worker the same; no sum depends on them."""
-    points, size, m, _, tiles_p, tiles_q, chunk, *rest = sizes
-    tiles = images * tiles_p * tiles_q
-    chunk = max(-(-tiles // up(-(-tiles // chunk), workers)), min(chunk, LEAST_TILES))
-    return (points, size, m, images, tiles_p, tiles_q, chunk, *rest)
+    points, m, _, *geometry, chunk = sizes[:8]
+    tiles = images * math.prod(geometry)
+    chunk = -(-tiles // up(-(-tiles // chunk), min(workers, -(-tiles // LEAST_TILES))))
+    return (points, m, images, *geometry, chunk, *sizes[8:])
 
 
 def _forward(
@@ -352,50 +344,42 @@ def _forward(
     workers: int,
 ) -> None:
     tables: _Tables = plan.tables
-    problem = tables.problem
+    problem, blocks = tables.problem, tables.blocks
     c, k = problem.C // problem.groups, problem.K // problem.groups
     flip = plan.problem.direction == "input_grad"
-    for phase in tables.phases:
-        blocks = phase.blocks
-        part = y[:, :, phase.out[0], phase.out[1]]
-        places = (phase.rows, phase.columns, phase.inside)
-        with scratch(blocks.worker_bytes * workers) as memory:
-            tail = (memory, blocks.worker_bytes, workers)
-            for g in range(problem.groups):
-                own_x, own_y = x[:, g * c : (g + 1) * c], part[:, g * k : (g + 1) * k]
-                own_bias = bias[g * k : (g + 1) * k]
-                sizes = _shares(blocks.sizes, x.shape[0], workers)
-                if packed is not None:
-                    getattr(tables.kernel, tables.prefix + "_tiles_outside")(
-                        own_x, packed[g], own_bias, own_y, problem.compute_cval, sizes, *places, *tail
-                    )
-                else:
-                    assert w is not None
-                    with scratch(blocks.tiles * problem.itemsize) as tiles:
-                        getattr(tables.kernel, tables.prefix + "_filters_outside")(
-                            own_x, _filters(plan, w)[g], flip, own_bias, own_y, problem.compute_cval, sizes, *places,
-                            tiles[: blocks.tiles * problem.itemsize].view(y.dtype), *tail,
-                        )  # fmt: skip
+    sizes = _shares(blocks.sizes, x.shape[0], workers)
+    with scratch(blocks.worker_bytes * workers) as memory:
+        tail = (memory, blocks.worker_bytes, workers)
+        for g in range(problem.groups):
+            own_x, own_y, own_bias = x[:, g * c : (g + 1) * c], y[:, g * k : (g + 1) * k], bias[g * k : (g + 1) * k]
+            places = (problem.compute_cval, sizes, tables.rows, tables.columns, problem.padding[1][0])
+            if packed is not None:
+                getattr(tables.kernel, tables.prefix + "_tiles_outside")(
+                    own_x, packed[g], own_bias, own_y, *places, *tail
+                )
+            else:
+                assert w is not None
+                with scratch(blocks.tiles * problem.itemsize) as tiles:
+                    getattr(tables.kernel, tables.prefix + "_filters_outside")(
+                        own_x, _filters(plan, w)[g], flip, own_bias, own_y, *places,
+                        tiles[: blocks.tiles * problem.itemsize].view(y.dtype), *tail,
+                    )  # fmt: skip
 
 
 def _weight_grad(tables: _Tables, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, workers: int) -> None:
-    problem = tables.problem
+    problem, blocks = tables.problem, tables.blocks
     c, k = problem.C // problem.groups, problem.K // problem.groups
-    sizes = [max(getattr(phase.blocks, name) for phase in tables.phases) for name in ("x_tiles", "dy_tiles", "sums")]
-    worker_bytes = max(phase.blocks.worker_bytes for phase in tables.phases)
-    with scratch((sum(sizes) + 48) * problem.itemsize) as shared, scratch(worker_bytes * workers) as memory:
+    sizes = (blocks.x_tiles, blocks.dy_tiles, blocks.sums)
+    with scratch((sum(sizes) + 48) * problem.itemsize) as shared, scratch(blocks.worker_bytes * workers) as memory:
         parts = shared[: shared.nbytes // 64 * 64].view(dw.dtype)
         starts = np.cumsum([0, *(up(size, 16) for size in sizes)])
         v, d, sums = (parts[start : start + size] for start, size in zip(starts, sizes, strict=False))
         for g in range(problem.groups):
-            own_x, own_dy = x[:, g * c : (g + 1) * c], dy[:, g * k : (g + 1) * k]
-            for i, phase in enumerate(tables.phases):
-                rows, columns = phase.out
-                getattr(tables.kernel, tables.prefix + "_weight_grad")(
-                    own_x, own_dy[:, :, rows, columns], dw[g * k : (g + 1) * k], problem.compute_cval,
-                    phase.blocks.sizes, phase.rows, phase.columns, phase.inside, phase.dy_rows, phase.dy_columns,
-                    i == 0, i == len(tables.phases) - 1, v, d, sums, memory, worker_bytes, workers,
-                )  # fmt: skip
+            getattr(tables.kernel, tables.prefix + "_weight_grad")(
+                x[:, g * c : (g + 1) * c], dy[:, g * k : (g + 1) * k], dw[g * k : (g + 1) * k], problem.compute_cval,
+                blocks.sizes, tables.rows, tables.columns, problem.padding[1][0], tables.dy_rows, tables.dy_columns,
+                v, d, sums, memory, blocks.worker_bytes, workers,
+            )  # fmt: skip
 
 
 class Winograd:

@@ -1,7 +1,8 @@
 /* The products of Winograd's frequencies, for one element type T (f32 or f64).
  *
  *   T_wino_product    m[t][k] (+)= sum_c v[c][t] * u[c][k]           t < tiles, k < 2 vectors
- *       v   channels in groups of L = LANES(T): v[c / L * group + t*L + c % L]   (as the transform left them)
+ *       v   tiles in parts of at most WINO_TILES, channels in groups of L = LANES(T):
+ *           v[t / part * step + (c / L * part + t % part) * L + c % L]   (as the transform left them)
  *       u   u[c*2L + k]        m   m[t*2L + k]
  *
  *   T_wino_outer      w[c][k] (+)= sum_t v[t][c] * d[t][k]             c < WINO_ROWS lanes of one group, k < 2 vectors
@@ -14,6 +15,7 @@
 #ifndef WINO_TILES
 #define WINO_TILES (VECTOR_REGISTERS == 32 ? 14 : 6)
 #endif
+#define WINO_GROUPS (16384 / (2 * LANES(T) * VECTOR_BYTES)) /* groups of channels whose u fills half of L1 */
 #define WINO_ROWS_OF(type) (LANES(type) >= 8 && VECTOR_REGISTERS == 32 ? 8 : LANES(type) >= 4 ? 4 : 2)
 #define WINO_ROWS WINO_ROWS_OF(T)
 
@@ -55,8 +57,8 @@ WINO_PRODUCT_OF(14)
 #endif
 #undef WINO_PRODUCT_OF
 
-static void PASTE(T, wino_product)(ptrdiff_t tiles, const T* v, ptrdiff_t group, ptrdiff_t groups, const T* u, T* m,
-                                   int more) {
+static void PASTE(T, wino_product)(ptrdiff_t tiles, ptrdiff_t part, const T* v, ptrdiff_t step, ptrdiff_t groups, const T* u,
+                                   T* m, int more) {
     static void (*const of[])(const T*, ptrdiff_t, ptrdiff_t, const T*, T*, int) = {
         PASTE(T, wino_product_1), PASTE(T, wino_product_2), PASTE(T, wino_product_3), PASTE(T, wino_product_4),
         PASTE(T, wino_product_5), PASTE(T, wino_product_6),
@@ -65,12 +67,11 @@ static void PASTE(T, wino_product)(ptrdiff_t tiles, const T* v, ptrdiff_t group,
         PASTE(T, wino_product_11), PASTE(T, wino_product_12), PASTE(T, wino_product_13), PASTE(T, wino_product_14),
 #endif
     };
-    while (tiles > 0) { /* equal parts: 16 tiles as 8 + 8, not 14 + 2 */
-        const ptrdiff_t parts = (tiles + WINO_TILES - 1) / WINO_TILES, part = (tiles + parts - 1) / parts;
-        of[part - 1](v, group, groups, u, m, more);
-        v += part * LANES(T);
-        m += part * 2 * LANES(T);
-        tiles -= part;
+    for (ptrdiff_t g = 0, some; g < groups; g += some) {
+        some = groups - g < WINO_GROUPS ? groups - g : WINO_GROUPS;
+        for (ptrdiff_t t = 0; t < tiles; t += part)
+            of[(tiles - t < part ? tiles - t : part) - 1](v + t / part * step + g * part * LANES(T), part * LANES(T), some,
+                                                          u + g * 2 * LANES(T) * LANES(T), m + t * 2 * LANES(T), more || g);
     }
 }
 
