@@ -72,7 +72,7 @@ cdef struct Plane:  # one image operand: x, or dy in the weight gradient
 cdef struct Task:
     Py_ssize_t points, advance  # pixels of a tile along an axis, and from one tile to the next
     Py_ssize_t N, phases_p, phases_q, tiles_p, tiles_q, tiles
-    Py_ssize_t chunk, block_c  # tiles, channels
+    Py_ssize_t chunk, block_k, block_c  # tiles, blocks of 2L filters, channels
     Py_ssize_t K, P, Q, dh, dw, taps
 
 
@@ -430,7 +430,7 @@ cdef void filters_outside(Task t, const real* x, Plane plane, real cval, const r
 # --- weight gradient: dw = A^T [sum over tiles of (B^T x B) * (G dy G^T)] A, dy tiles in the filters' part --------------
 #
 #     d   transformed tiles of dy   [F][K / 2L][chunk][2L]
-#     sums                          [F][block_c][2L]     of one block of channels and filters, block_c a few times L
+#     sums                          [block_k][F][block_c][2L]    of block_k * 2L filters and block_c channels: in L2
 
 
 cdef void dy_tiles(const Task* t, const real* dy, const Plane* plane, Py_ssize_t first, Py_ssize_t last, Py_ssize_t base,
@@ -466,32 +466,36 @@ cdef void weight_sums_unit(Py_ssize_t unit, const Task* t, Py_ssize_t channels, 
                            const Py_ssize_t* ws, real* scratch) noexcept nogil:
     """One block of channels and filters: add the tiles of a chunk; after the last, transform to dw."""
     cdef Py_ssize_t L = lanes_of(v), F = t.points * t.points, groups = blocks_of(channels, L), group = t.chunk * L
-    cdef Py_ssize_t c_blocks = blocks_of(channels, t.block_c), k = unit // c_blocks, c0 = unit % c_blocks * t.block_c
-    cdef Py_ssize_t c1 = min(c0 + t.block_c, groups * L), R = t.taps, fs = padded(t.block_c * 2 * L, L)
+    cdef Py_ssize_t c_blocks = blocks_of(channels, t.block_c), c0 = unit % c_blocks * t.block_c
+    cdef Py_ssize_t c1 = min(c0 + t.block_c, groups * L), k0 = unit // c_blocks * t.block_k
+    cdef Py_ssize_t k1 = min(k0 + t.block_k, blocks_of(t.K, 2 * L)), R = t.taps, fs = padded(t.block_c * 2 * L, L)
     cdef Py_ssize_t fv = padded(groups * group, L), fd = padded(blocks_of(t.K, 2 * L) * 2 * group, L)
-    cdef Py_ssize_t f, i, c, half, lanes, l, count, step = outer_rows(v)
+    cdef Py_ssize_t f, i, c, k, half, lanes, l, count, step = outer_rows(v)
     cdef real zeros[16]
+    cdef const real* sum
     cdef real* out
     if shared:
-        sums += unit * F * fs
+        sums += unit * t.block_k * F * fs
     for f in range(F):
-        for i in range((c1 - c0) // step):
-            c = c0 + i * step
-            outer(tiles, v + f * fv + c // L * group + c % L, d + f * fd + k * 2 * group, sums + f * fs + i * step * 2 * L,
-                  not first)
+        for k in range(k0, k1):
+            for i in range((c1 - c0) // step):
+                c = c0 + i * step
+                outer(tiles, v + f * fv + c // L * group + c % L, d + f * fd + k * 2 * group,
+                      sums + ((k - k0) * F + f) * fs + i * step * 2 * L, not first)
     if not last:
         return
     memset(zeros, 0, sizeof(zeros))
-    for half in range(2):
-        lanes = min(t.K - k * 2 * L - half * L, L)
+    for k in range(2 * k0, 2 * k1):  # vectors of filters
+        half = k % 2
+        lanes = min(t.K - k * L, L)
         if lanes <= 0:
             break
         for c in range(c0 // L, c1 // L):
             count = min(L, channels - c * L)
+            sum = <const real*>sums + (k // 2 - k0) * F * fs + (c * L - c0) * 2 * L + half * L
             for i in range(count):
-                transform_output(t.points, R, <const real*>sums + (c * L - c0 + i) * 2 * L + half * L, fs,
-                                 <const real*>zeros, scratch + i * R * R * L, R * L)
-            out = dw + (k * 2 + half) * L * ws[0] + c * L * ws[1]
+                transform_output(t.points, R, sum + i * 2 * L, fs, <const real*>zeros, scratch + i * R * R * L, R * L)
+            out = dw + k * L * ws[0] + c * L * ws[1]
             if ws[3] == 1 and ws[2] == R and ws[1] == R * R:
                 store_columns(<const real*>scratch, count * R * R, lanes, ws[0], 1, out)
             else:
@@ -504,7 +508,8 @@ cdef void weight_grad(Task t, const real* x, Plane x_plane, real cval, const rea
                       const Py_ssize_t* ws, real* v, real* d, real* sums, char* scratch, Py_ssize_t worker_bytes,
                       int workers) noexcept nogil:
     cdef Py_ssize_t L = lanes_of(x), F = t.points * t.points, i, unit, start, stop, chunks = blocks_of(t.tiles, t.chunk)
-    cdef Py_ssize_t blocks = blocks_of(x_plane.channels, t.block_c) * blocks_of(t.K, 2 * L)
+    cdef Py_ssize_t blocks = blocks_of(x_plane.channels, t.block_c) * blocks_of(t.K, t.block_k * 2 * L)
+    cdef Py_ssize_t own_sums = t.block_k * F * padded(t.block_c * 2 * L, L)
     cdef bint begins, ends, single = chunks == 1
     for i in range(chunks):
         start, stop = i * t.chunk, min((i + 1) * t.chunk, t.tiles)
@@ -515,7 +520,7 @@ cdef void weight_grad(Task t, const real* x, Plane x_plane, real cval, const rea
             for unit in range(blocks):
                 weight_sums_unit(unit, &t, x_plane.channels, stop - start, <const real*>v, <const real*>d,
                                  <real*>scratch if single else sums, not single, begins, ends, dw, ws,
-                                 <real*>scratch + F * padded(t.block_c * 2 * L, L))
+                                 <real*>scratch + own_sums)
         else:
             for unit in prange(blocks_of(stop - start, RUN), num_threads=workers, schedule="static"):
                 weight_tiles_unit(unit, &t, x, &x_plane, cval, dy, &dy_plane, start, stop, v, d,
@@ -524,7 +529,7 @@ cdef void weight_grad(Task t, const real* x, Plane x_plane, real cval, const rea
                 weight_sums_unit(unit, &t, x_plane.channels, stop - start, <const real*>v, <const real*>d,
                                  <real*>(scratch + threadid() * worker_bytes) if single else sums, not single, begins,
                                  ends, dw, ws,
-                                 <real*>(scratch + threadid() * worker_bytes) + F * padded(t.block_c * 2 * L, L))
+                                 <real*>(scratch + threadid() * worker_bytes) + own_sums)
 
 
 # --- entries, one for each dtype. Arrays of any strides; bias: empty for none; sizes and index vectors as --------------
@@ -567,8 +572,8 @@ cdef Plane make_plane(const char* first, const Py_ssize_t* shape, const Py_ssize
 
 cdef Task make_task(tuple sizes) except *:
     cdef Task t
-    (t.points, t.advance, t.N, t.phases_p, t.phases_q, t.tiles_p, t.tiles_q, t.chunk, t.block_c, t.K, t.P, t.Q,
-     t.dh, t.dw, t.taps) = sizes
+    (t.points, t.advance, t.N, t.phases_p, t.phases_q, t.tiles_p, t.tiles_q, t.chunk, t.block_k, t.block_c, t.K, t.P,
+     t.Q, t.dh, t.dw, t.taps) = sizes
     t.tiles = t.N * t.phases_p * t.phases_q * t.tiles_p * t.tiles_q
     return t
 

@@ -30,8 +30,7 @@ CHUNK = 96  # tiles at a time, where their transforms don't fit into L2 anyway
 MANY_FILTERS = 2 << 20  # bytes of transformed filters from which they are transformed when needed, if tiles can wait
 FEW_TILES = 8 << 20  # bytes of transformed tiles up to which they may wait
 LEAST_TILES = 6  # of a worker: fewer waste the products
-WEIGHT_TILES = 4 << 20  # bytes of transformed tiles of x and dy that a weight gradient keeps at a time
-WEIGHT_GROUPS, WEIGHT_BLOCKS = 4, 4  # vectors of channels in a block of sums at the most; such blocks at the least
+WEIGHT_TILES = 4 << 20  # bytes of transformed tiles of x and dy that a weight gradient keeps at a time, or more
 
 
 # --- error -----------------------------------------------------------------------------------------
@@ -132,10 +131,10 @@ def _extents(problem: ConvProblem, m: int, kernel: Any) -> _Extents:
     )  # fmt: skip
 
 
-def _sizes(problem: ConvProblem, m: int, e: _Extents, chunk: int, block_c: int) -> tuple[int, ...]:
+def _sizes(problem: ConvProblem, m: int, e: _Extents, chunk: int, block_k: int, block_c: int) -> tuple[int, ...]:
     k = problem.K // problem.groups
     return (
-        e.points, m, *e.geometry, chunk, block_c, k, problem.P, problem.Q, *problem.dilation, problem.R,
+        e.points, m, *e.geometry, chunk, block_k, block_c, k, problem.P, problem.Q, *problem.dilation, problem.R,
     )  # fmt: skip
 
 
@@ -152,7 +151,7 @@ def _blocks(problem: ConvProblem, m: int, isa: str) -> _Blocks:
     if filters_outside:
         chunk = e.tiles
         most = max(machine.L2_BYTES * 5 // 4 // (f * pair * e.item), e.lanes)
-        block_c = up(-(-e.channels // -(-e.channels // most)), e.lanes)
+        block_c = up(_even(e.channels, most), e.lanes)
         elements = f * (block_c * pair + e.line) + f * (chunk * pair + e.line) + patch
     else:
         # Either a chunk's tiles stay in L2, and each product reads its filters from beyond; or the tiles come from
@@ -163,8 +162,13 @@ def _blocks(problem: ConvProblem, m: int, isa: str) -> _Blocks:
         chunk = min(up(max(chunk, 1), kernel.TILES), e.tiles)
         block_c = e.channels
         elements = f * (e.channels * up(chunk, kernel.TILES) + e.line) + f * (chunk * pair + e.line) + patch
-    sizes = _sizes(problem, m, e, chunk, block_c)
+    sizes = _sizes(problem, m, e, chunk, 1, block_c)
     return _Blocks(sizes, filters_outside, packed, shared, up(elements * e.item, 64))
+
+
+def _even(extent: int, most: int) -> int:
+    """A block of at most `most`, of as equal ones as can be."""
+    return -(-extent // -(-extent // most))
 
 
 @dataclass(frozen=True)
@@ -182,17 +186,21 @@ def _weight_blocks(problem: ConvProblem, m: int, isa: str) -> _WeightBlocks:
     kernel = machine.kernels(isa).winograd
     e, taps = _extents(problem, m, kernel), problem.R
     f, pair, run = e.frequencies, 2 * e.lanes, kernel.LONGEST_RUN
-    chunk = max(WEIGHT_TILES // (f * (e.channels + e.filters) * e.item) // run, 2) * run
+    # As many tiles as are worth the sums that go to memory and back between two chunks.
+    most = max(WEIGHT_TILES, f * e.channels * e.filters * e.item)
+    chunk = max(most // (f * (e.channels + e.filters) * e.item) // run, 2) * run
     chunk = min(-(-e.tiles // -(-e.tiles // chunk)), e.tiles)
-    k_blocks, groups = e.filters // pair, e.channels // e.lanes
-    block_c = e.lanes * max(min(groups, WEIGHT_GROUPS, groups * k_blocks // WEIGHT_BLOCKS), 1)
-    block = f * (block_c * pair + e.line)  # sums of one block of channels and filters
-    sums = 1 if chunk == e.tiles else -(-e.channels // block_c) * k_blocks * block
+    # Sums of about as many filters as channels stay in L2: each is read as often as there are blocks of the other.
+    sums = machine.L2_BYTES // 2 // (f * e.item)
+    block_k = _even(e.filters // pair, max(math.isqrt(sums) // pair, 1))
+    block_c = _even(e.channels // e.lanes, max(sums // (block_k * pair * e.lanes), 1)) * e.lanes
+    block = block_k * f * (block_c * pair + e.line)
+    blocks = -(-e.channels // block_c) * -(-e.filters // (block_k * pair))
     patch = e.points * ((min(run, e.geometry[-1]) - 1) * m + e.points) * e.lanes
     worker = max(patch, block + e.lanes * taps * taps * e.lanes)
     x_tiles, dy_tiles = (f * (wide * chunk + e.line) for wide in (e.channels, e.filters))
-    sizes = _sizes(problem, m, e, chunk, block_c)
-    return _WeightBlocks(sizes, x_tiles, dy_tiles, sums, up(worker * e.item, 64))
+    sizes = _sizes(problem, m, e, chunk, block_k, block_c)
+    return _WeightBlocks(sizes, x_tiles, dy_tiles, 1 if chunk == e.tiles else blocks * block, up(worker * e.item, 64))
 
 
 def _cost(problem: ConvProblem, m: int, isa: str) -> Cost:
