@@ -55,7 +55,9 @@ TILES = WINO_TILES
 """Tiles of one product: blocks of tiles are best multiples of it."""
 cdef Py_ssize_t RUN = 14  # tiles of one run at the most: its patch stays in L1
 LONGEST_RUN = RUN
-cdef Py_ssize_t FILTERS = 144  # filter elements of each lane loaded at a time: whole vectors of 16 channels of 3x3
+cdef Py_ssize_t FILTERS = 9 * (16 if VECTOR_BYTES == 64 else 8)
+# Filter elements of each lane loaded at a time: whole vectors of some channels of 3x3. Where a transform fills half a
+# cache line, those of the other half follow before the line leaves L1.
 LOADED = FILTERS
 
 
@@ -436,19 +438,23 @@ cdef void filters_outside(Task t, const real* x, Plane plane, real cval, const r
 cdef void dy_tiles(const Task* t, const real* dy, const Plane* plane, Py_ssize_t first, Py_ssize_t last, Py_ssize_t base,
                    real* d, Py_ssize_t frequency, real* patch) noexcept nogil:
     """Transform tiles first..last of all filters of dy; d begins with tile `base`."""
-    cdef Py_ssize_t L = lanes_of(dy), tile = first, k, i, columns
+    cdef Py_ssize_t L = lanes_of(dy), tile = first, k, half, i, columns, size
     cdef Run run
     cdef real* to
     while tile < last:
         run = run_at(tile, last, t)
         columns = run.length * t.advance
-        for k in range(blocks_of(plane.channels, 2 * L) * 2):
-            load_patch(dy + run.n * plane.sn + k * L * plane.sc, plane, <real>0, max(min(L, plane.channels - k * L), 0),
-                       run, t.advance, t.advance, columns, patch)
-            to = d + (k // 2 * t.chunk + tile - base) * 2 * L + k % 2 * L
+        size = t.advance * columns * L
+        for k in range(blocks_of(plane.channels, 2 * L)):
+            for half in range(2):
+                load_patch(dy + run.n * plane.sn + (2 * k + half) * L * plane.sc, plane, <real>0,
+                           max(min(L, plane.channels - (2 * k + half) * L), 0), run, t.advance, t.advance, columns,
+                           patch + half * size)
+            to = d + (k * t.chunk + tile - base) * 2 * L
             for i in range(run.length):
-                transform_filter(t.points, t.advance, <const real*>patch + i * t.advance * L, columns * L, to + i * 2 * L,
-                                 frequency)
+                for half in range(2):
+                    transform_filter(t.points, t.advance, <const real*>patch + half * size + i * t.advance * L, columns * L,
+                                     to + (2 * i + half) * L, frequency)
         tile += run.length
 
 

@@ -31,6 +31,7 @@ MANY_FILTERS = 2 << 20  # bytes of transformed filters from which they are trans
 FEW_TILES = 8 << 20  # bytes of transformed tiles up to which they may wait
 LEAST_TILES = 6  # of a worker: fewer waste the products
 WEIGHT_TILES = 4 << 20  # bytes of transformed tiles of x and dy that a weight gradient keeps at a time, or more
+WEIGHT_BLOCKS = 4  # of its sums at the least: work for several workers
 
 
 # --- error -----------------------------------------------------------------------------------------
@@ -191,12 +192,12 @@ def _weight_blocks(problem: ConvProblem, m: int, isa: str) -> _WeightBlocks:
     chunk = max(most // (f * (e.channels + e.filters) * e.item) // run, 2) * run
     chunk = min(-(-e.tiles // -(-e.tiles // chunk)), e.tiles)
     # Sums of about as many filters as channels stay in L2: each is read as often as there are blocks of the other.
-    sums = machine.L2_BYTES // 2 // (f * e.item)
+    sums = min(machine.L2_BYTES // 2 // (f * e.item), e.channels * e.filters // WEIGHT_BLOCKS)
     block_k = _even(e.filters // pair, max(math.isqrt(sums) // pair, 1))
     block_c = _even(e.channels // e.lanes, max(sums // (block_k * pair * e.lanes), 1)) * e.lanes
     block = block_k * f * (block_c * pair + e.line)
     blocks = -(-e.channels // block_c) * -(-e.filters // (block_k * pair))
-    patch = e.points * ((min(run, e.geometry[-1]) - 1) * m + e.points) * e.lanes
+    patch = max(e.points * ((min(run, e.geometry[-1]) - 1) * m + e.points), 2 * m * run * m) * e.lanes
     worker = max(patch, block + e.lanes * taps * taps * e.lanes)
     x_tiles, dy_tiles = (f * (wide * chunk + e.line) for wide in (e.channels, e.filters))
     sizes = _sizes(problem, m, e, chunk, block_k, block_c)
