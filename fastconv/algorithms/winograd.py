@@ -208,22 +208,24 @@ def _cost(problem: ConvProblem, m: int, isa: str) -> Cost:
     if problem.direction == "weight_grad":
         weight_blocks = _weight_blocks(problem, m, isa)
         shared = weight_blocks.x_tiles + weight_blocks.dy_tiles + weight_blocks.sums
-        worker = weight_blocks.worker_bytes
+        worker, waiting = weight_blocks.worker_bytes, weight_blocks.sums > 1
     else:
         problem = _forward_problem(problem)
         blocks = _blocks(problem, m, isa)
         shared = blocks.tiles if blocks.filters_outside else blocks.packed
-        worker = blocks.worker_bytes
+        worker, waiting = blocks.worker_bytes, not blocks.filters_outside
     e = _extents(problem, m, machine.kernels(isa).winograd)
-    f, filters = e.frequencies, e.channels * e.filters
-    products = 2 * e.tiles * f * filters
-    # A vector goes through a transform of POINTS points in about as many multiply-adds as it has elements.
-    transforms = 4 * f * (e.tiles * (e.channels + e.filters) + filters)
+    tiles, filters = e.tiles * (e.channels + e.filters), e.channels * e.filters
+    products = 2 * e.tiles * filters
+    # A vector goes through a transform of POINTS points at about half the speed of a product, in twice as many
+    # multiply-adds as it has elements.
+    transforms = 8 * (tiles + filters)
     few = products / e.lanes if e.tiles < 4 else 0  # a product of few tiles waits for its own sums
-    moved = (2 * e.tiles * f * (e.channels + e.filters) + 2 * filters * f) * e.item / 4
+    moved = e.frequencies * (2 * tiles + (filters if waiting else 0)) / 4  # filters, or sums, that don't stay in L2
+    moved += filters * problem.R * problem.S
     groups = problem.groups
-    flops = (products + transforms + few) * groups
-    return Cost(flops, moved * groups, shared * e.item, worker, "gemm", groups * 2)
+    flops = (products + transforms + few) * e.frequencies * groups
+    return Cost(flops, moved * e.item * groups, shared * e.item, worker, "gemm", groups * 2)
 
 
 # --- running ---------------------------------------------------------------------------------------
