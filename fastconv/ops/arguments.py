@@ -23,13 +23,14 @@ __all__ = [
 ]  # fmt: skip
 
 INT64_LARGEST = 2**63 - 1
+_MOST_COMMON = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 
 
 def as_operand(value: object, name: str) -> np.ndarray:
     """``np.asarray``, refused unless bool, integer, or float of 16, 32 or 64 bits."""
     array = np.asarray(value)
     dtype = array.dtype
-    if dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8):
+    if dtype in _MOST_COMMON or dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8):
         return array
     raise TypeError(f"{name}: got dtype {dtype}; must be bool, an integer, float16, float32 or float64")
 

@@ -1,79 +1,100 @@
 /* Register tiles of the direct method, for one element type T (f32, f64 or u64). No boundary, stride or shape:
  * src_cython/direct.pyx lays the image out so that every filter tap is one offset (see its picture).
  *
- *   T_direct_tile       acc[k][i] += sum_t w[t][k] * x[taps[t] + i]      k < DIRECT_K, 0 <= i < length
- *   T_direct_tile_1     the same for one filter
- *   T_direct_dots       dot[k][t] += sum_{p,q} dy[k][p*Q' + q] * x[taps[t] + p*pitch + q]
+ *   T_direct_tile       y[k*ld + at[i].y] = start[k] + sum_t w[t][k] * x[taps[t] + at[i].x]     k < filters
+ *                       or += the sum, if start is NULL; one vector for each i < positions
+ *   T_direct_dots       dot[k][t] += sum_i dy[k*ld + at[i].y] * x[taps[t] + at[i].x]     k < filters, t < DIRECT_U(filters)
+ *                       lane by lane; where there is a mask, of its lanes alone
  *
- * DIRECT_K filters x 2 vectors of accumulators stay in registers while all taps pass by.
+ * K filters x DIRECT_U(K) vectors of sums stay in registers while all taps pass by: each vector of x that is loaded
+ * meets K weights, and each weight as many vectors. So do the dot products of K filters by as many taps.
  */
 #include "vector.h"
 
 #ifndef DIRECT_K
-#define DIRECT_K (VECTOR_REGISTERS == 32 ? 8 : 4) /* filters of one tile */
-#define DIRECT_T (VECTOR_REGISTERS == 32 ? 4 : 2) /* taps of one weight-gradient tile, by DIRECT_D rows of dy */
-#define DIRECT_D 4
+#define DIRECT_K (VECTOR_REGISTERS == 32 ? 8 : 4) /* filters of one tile, at the most */
+#define DIRECT_MOST 8                             /* vectors of one filter, at the most: each has a pointer */
+#if defined(__FMA__) || VECTOR_REGISTERS == 32
+#define DIRECT_REST 1 /* registers beside the sums and a vector of x for each column of them: a weight */
+#else
+#define DIRECT_REST 2 /* and a product */
 #endif
+#define DIRECT_FIT(K) ((VECTOR_REGISTERS - DIRECT_REST) / (K + 1))
+#define DIRECT_U(K) (DIRECT_FIT(K) < DIRECT_MOST ? DIRECT_FIT(K) : DIRECT_MOST)
+/* The tile of K filters; a last one that isn't full reads places beyond `positions`, which repeat the last. */
+#define DIRECT_TILE(K, U)                                                                            \
+    for (ptrdiff_t i = 0; i < positions; i += U) {                                                   \
+        V(T) sum[K][U];                                                                              \
+        ptrdiff_t from[U];                                                                           \
+        T* to[U];                                                                                    \
+        _Pragma("GCC unroll 8") for (int u = 0; u < U; u++) {                                        \
+            from[u] = at[2 * (i + u)];                                                               \
+            to[u] = y + at[2 * (i + u) + 1];                                                         \
+        }                                                                                            \
+        _Pragma("GCC unroll 8") for (int k = 0; k < K; k++)                                          \
+            _Pragma("GCC unroll 8") for (int u = 0; u < U; u++)                                      \
+                if (start) sum[k][u] = start[k] - (V(T)){0};                                         \
+                else sum[k][u] = *(const V(T)*)(to[u] + k * ld);                                     \
+        for (ptrdiff_t t = 0; t < ntaps; t++) {                                                      \
+            const T* at_tap = x + taps[t];                                                           \
+            V(T) v[U];                                                                               \
+            _Pragma("GCC unroll 8") for (int u = 0; u < U; u++) v[u] = *(const V(T)*)(at_tap + from[u]);\
+            _Pragma("GCC unroll 8") for (int k = 0; k < K; k++)                                      \
+                _Pragma("GCC unroll 8") for (int u = 0; u < U; u++) sum[k][u] += w[t * K + k] * v[u];\
+        }                                                                                            \
+        _Pragma("GCC unroll 8") for (int k = 0; k < K; k++)                                          \
+            _Pragma("GCC unroll 8") for (int u = 0; u < U; u++) *(V(T)*)(to[u] + k * ld) = sum[k][u];\
+    }
 
-/* One column of the tile: K filters x U vectors at position i. */
-#define DIRECT_COLUMN(K, U)                                                                          \
+/* MASK(v): v, or the lanes of it that count. */
+#define DIRECT_DOTS(K, U, MASK)                                                                      \
     {                                                                                                \
         V(T) sum[K][U];                                                                              \
         _Pragma("GCC unroll 8") for (int k = 0; k < K; k++)                                          \
-            _Pragma("GCC unroll 2") for (int u = 0; u < U; u++)                                      \
-                sum[k][u] = *(const V(T)*)(acc + k * ld + i + u * LANES(T));                         \
-        for (ptrdiff_t t = 0; t < ntaps; t++) {                                                      \
-            const T* at = x + taps[t] + i;                                                           \
-            _Pragma("GCC unroll 2") for (int u = 0; u < U; u++) {                                    \
-                const V(T) v = *(const V(T)*)(at + u * LANES(T));                                    \
-                _Pragma("GCC unroll 8") for (int k = 0; k < K; k++) sum[k][u] += w[t * K + k] * v;   \
+            _Pragma("GCC unroll 8") for (int u = 0; u < U; u++)                                      \
+                sum[k][u] = *(const V(T)*)(dot + (k * U + u) * LANES(T));                            \
+        for (ptrdiff_t i = 0; i < positions; i++) {                                                  \
+            const T *x_at = x + at[2 * i], *dy_at = dy + at[2 * i + 1];                              \
+            V(T) v[U];                                                                               \
+            _Pragma("GCC unroll 8") for (int u = 0; u < U; u++) v[u] = MASK(*(const V(T)*)(x_at + taps[u]));\
+            _Pragma("GCC unroll 8") for (int k = 0; k < K; k++) {                                    \
+                const V(T) d = MASK(*(const V(T)*)(dy_at + k * ld));                                 \
+                _Pragma("GCC unroll 8") for (int u = 0; u < U; u++) sum[k][u] += d * v[u];           \
             }                                                                                        \
         }                                                                                            \
         _Pragma("GCC unroll 8") for (int k = 0; k < K; k++)                                          \
-            _Pragma("GCC unroll 2") for (int u = 0; u < U; u++)                                      \
-                *(V(T)*)(acc + k * ld + i + u * LANES(T)) = sum[k][u];                               \
+            _Pragma("GCC unroll 8") for (int u = 0; u < U; u++)                                      \
+                *(V(T)*)(dot + (k * U + u) * LANES(T)) = sum[k][u];                                  \
     }
 
-/* length is rounded up to whole vectors: acc and x must reach that far; what lies there is arbitrary. */
-static void PASTE(T, direct_tile)(const T* x, const ptrdiff_t* taps, ptrdiff_t ntaps, const T* w, T* acc,
-                                  ptrdiff_t ld, ptrdiff_t length) {
-    ptrdiff_t i = 0;
-    for (; i + LANES(T) < length; i += 2 * LANES(T)) DIRECT_COLUMN(DIRECT_K, 2)
-    if (i < length) DIRECT_COLUMN(DIRECT_K, 1)
+#define DIRECT_SUMS(K) case K: DIRECT_TILE(K, DIRECT_U(K)) break;
+#define DIRECT_DOTS_WHOLE(K) case K: DIRECT_DOTS(K, DIRECT_U(K), DIRECT_WHOLE) break;
+#define DIRECT_DOTS_MASKED(K) case K: DIRECT_DOTS(K, DIRECT_U(K), DIRECT_LANES) break;
+#define DIRECT_WHOLE(v) (v)
+#define DIRECT_LANES(v) (V(T))(*(const u32_vector*)&(v)&lanes)
+#if VECTOR_REGISTERS == 32
+#define DIRECT_EACH(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+#else
+#define DIRECT_EACH(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
+#endif
+#endif
+
+static void PASTE(T, direct_tile)(int filters, const T* x, const ptrdiff_t* taps, ptrdiff_t ntaps, const T* w,
+                                  const T* start, T* y, ptrdiff_t ld, const ptrdiff_t* at, ptrdiff_t positions) {
+    switch (filters) {
+        DIRECT_EACH(DIRECT_SUMS)
+    }
 }
 
-static void PASTE(T, direct_tile_1)(const T* x, const ptrdiff_t* taps, ptrdiff_t ntaps, const T* w, T* acc,
-                                    ptrdiff_t ld, ptrdiff_t length) {
-    ptrdiff_t i = 0;
-    for (; i + LANES(T) < length; i += 2 * LANES(T)) DIRECT_COLUMN(1, 2)
-    if (i < length) DIRECT_COLUMN(1, 1)
-}
-
-/* dot (vectors, [DIRECT_D][DIRECT_T]): partial sums, lane by lane. dy rows are zero beyond Q; x there may hold
- * anything, NaN too, so its last vector is masked. `rest` is the mask of the lanes below Q in that vector. */
-static void PASTE(T, direct_dots)(const T* x, const ptrdiff_t* taps, ptrdiff_t pitch, const T* dy, ptrdiff_t dy_filter,
-                                  ptrdiff_t dy_row, ptrdiff_t rows, ptrdiff_t columns, T* dot) {
-    V(T) sum[DIRECT_D][DIRECT_T];
-    uint32_t lanes[VECTOR_BYTES / 4];
-    const ptrdiff_t whole = (columns - 1) / LANES(T) * LANES(T);
-    for (ptrdiff_t b = 0; b < VECTOR_BYTES / 4; b++)
-        lanes[b] = b * 4 < (columns - whole) * (ptrdiff_t)sizeof(T) ? UINT32_MAX : 0;
-    const u32_vector rest = *(const u32_vector*)lanes;
-    _Pragma("GCC unroll 4") for (int k = 0; k < DIRECT_D; k++)
-        _Pragma("GCC unroll 4") for (int t = 0; t < DIRECT_T; t++)
-            sum[k][t] = *(const V(T)*)(dot + (k * DIRECT_T + t) * LANES(T));
-    for (ptrdiff_t p = 0; p < rows; p++)
-        for (ptrdiff_t q = 0; q <= whole; q += LANES(T)) {
-            V(T) v[DIRECT_T];
-            const u32_vector mask = q < whole ? ~(u32_vector){0} : rest;
-            _Pragma("GCC unroll 4") for (int t = 0; t < DIRECT_T; t++)
-                v[t] = (V(T))(*(const u32_vector*)(x + taps[t] + p * pitch + q) & mask);
-            _Pragma("GCC unroll 4") for (int k = 0; k < DIRECT_D; k++) {
-                const V(T) d = *(const V(T)*)(dy + k * dy_filter + p * dy_row + q);
-                _Pragma("GCC unroll 4") for (int t = 0; t < DIRECT_T; t++) sum[k][t] += d * v[t];
-            }
+static void PASTE(T, direct_dots)(int filters, const T* x, const ptrdiff_t* taps, const T* dy, ptrdiff_t ld,
+                                  const ptrdiff_t* at, ptrdiff_t positions, const T* mask, T* dot) {
+    if (mask) {
+        const u32_vector lanes = *(const u32_vector*)mask;
+        switch (filters) {
+            DIRECT_EACH(DIRECT_DOTS_MASKED)
         }
-    _Pragma("GCC unroll 4") for (int k = 0; k < DIRECT_D; k++)
-        _Pragma("GCC unroll 4") for (int t = 0; t < DIRECT_T; t++)
-            *(V(T)*)(dot + (k * DIRECT_T + t) * LANES(T)) = sum[k][t];
+    } else
+        switch (filters) {
+            DIRECT_EACH(DIRECT_DOTS_WHOLE)
+        }
 }
