@@ -24,7 +24,10 @@ SCOPE, ELEMENTWISE = "window", True
 
 RUN = 2048  # outputs of a block
 SUMS = 65536  # of a block and a part of the filters, where they are not written to the result at once
-COPYING = 0.4  # of the time that machine.Rates.bandwidth reckons: patches are copied by whole rows
+COPYING = 0.8  # of the time that machine.Rates.bandwidth reckons: patches are copied by whole rows
+PACKING = 4  # the same: weights are copied one by one
+STARTING = 5  # taps in the time in which a tile begins and ends
+ALONE = 1.6  # times as long takes a filter that shares no loads of the image with others
 BLOCK = 16384  # elements of the image copied at a time
 ROWS = 4096  # elements of it that the outputs of a row meet: they stay in L1
 DOT_TAPS = 128  # taps whose dot products are gathered at a time, if a channel has fewer
@@ -143,10 +146,13 @@ def _work(problem: ConvProblem, kernel: Any) -> tuple[float, float]:
     done = problem.P * up(q, lanes) * q_blocks
     if problem.direction != "weight_grad" and q < lanes:
         done = blocks.run * -(-problem.P // p) * q_blocks
-    flops = 2 * problem.N * g * filters * done * channels * problem.R * problem.S
+    taps = problem.R * problem.S
+    flops = 2 * problem.N * g * filters * done * channels * taps * (ALONE if filters == 1 else 1)
+    if problem.direction != "weight_grad":
+        flops *= 1 + STARTING / (c * taps)
     patches = problem.N * problem.C * -(-problem.P // p) * q_blocks * blocks.parts
-    moved = COPYING * 2 * patches * phases_h * phases_w * slots * pitch * problem.itemsize
-    return flops, moved
+    moved = COPYING * patches * phases_h * phases_w * slots * pitch + PACKING * math.prod(problem.w_shape)
+    return flops, moved * problem.itemsize
 
 
 @dataclass(frozen=True)

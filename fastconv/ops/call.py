@@ -124,6 +124,7 @@ def make_call(problem: ConvProblem, promoted: np.dtype, settings: Settings) -> C
     if problem.direction != "weight_grad":
         shape = in_layout(shape, problem.layout)  # type: ignore[assignment]
     bias_dtype = promoted if promoted.kind == "f" or problem.dtype == "int64" else np.dtype(problem.compute_dtype)
+    bias_dtype = np.dtype(bias_dtype.type)  # the one object of that dtype
     return Call(plan, settings.result, bias_dtype, shape, settings.overflow, settings.planning)
 
 
