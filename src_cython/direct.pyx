@@ -46,11 +46,11 @@ cdef extern from "tiles.h" nogil:
     void u64_direct_tile(int, const uint64_t*, const ptrdiff_t*, ptrdiff_t, const uint64_t*, const uint64_t*, uint64_t*,
                          ptrdiff_t, const ptrdiff_t*, ptrdiff_t)
     void f32_direct_dots(int, const float*, const ptrdiff_t*, const float*, ptrdiff_t, const ptrdiff_t*, ptrdiff_t,
-                         const float*, float*)
+                         ptrdiff_t, const float*, float*)
     void f64_direct_dots(int, const double*, const ptrdiff_t*, const double*, ptrdiff_t, const ptrdiff_t*, ptrdiff_t,
-                         const double*, double*)
+                         ptrdiff_t, const double*, double*)
     void u64_direct_dots(int, const uint64_t*, const ptrdiff_t*, const uint64_t*, ptrdiff_t, const ptrdiff_t*, ptrdiff_t,
-                         const uint64_t*, uint64_t*)
+                         ptrdiff_t, const uint64_t*, uint64_t*)
     void f32_copy(const float*, ptrdiff_t, float*)
     void f64_copy(const double*, ptrdiff_t, double*)
     void u64_copy(const uint64_t*, ptrdiff_t, uint64_t*)
@@ -76,6 +76,7 @@ cdef struct Task:
     Py_ssize_t block_p, block_q, block_c, slots, pitch, phases_h, phases_w
     Py_ssize_t block, run  # elements of the copied patch, and of the sums of a filter, with slack
     Py_ssize_t parts  # of the filters, if there are units enough
+    Py_ssize_t bunch  # samples that are summed up together
     Py_ssize_t y_h, y_w, y_sh, y_sw  # where in y the outputs lie, and how far apart
     bint turned  # weights (inputs, outputs, R, S), and infinite ones meet nothing beyond the image
     Py_ssize_t w_r, w_s, w_dr, w_ds  # the first tap in w, and how far apart they are
@@ -99,13 +100,14 @@ cdef inline void tile(int filters, const summand* x, const Task* t, Py_ssize_t n
 
 
 cdef inline void dots(int filters, const summand* x, const ptrdiff_t* taps, const summand* dy, Py_ssize_t ld,
-                      const ptrdiff_t* at, Py_ssize_t positions, const summand* mask, summand* dot) noexcept nogil:
+                      const ptrdiff_t* at, Py_ssize_t whole, Py_ssize_t positions, const summand* mask,
+                      summand* dot) noexcept nogil:
     if summand is float:
-        f32_direct_dots(filters, x, taps, dy, ld, at, positions, mask, dot)
+        f32_direct_dots(filters, x, taps, dy, ld, at, whole, positions, mask, dot)
     elif summand is double:
-        f64_direct_dots(filters, x, taps, dy, ld, at, positions, mask, dot)
+        f64_direct_dots(filters, x, taps, dy, ld, at, whole, positions, mask, dot)
     else:
-        u64_direct_dots(filters, x, taps, dy, ld, at, positions, mask, dot)
+        u64_direct_dots(filters, x, taps, dy, ld, at, whole, positions, mask, dot)
 
 
 cdef inline void copy(const summand* x, Py_ssize_t step, Py_ssize_t n, summand* out) noexcept nogil:
@@ -316,6 +318,22 @@ cdef void forward(const Task* t, Py_ssize_t N, const char* x, const Py_ssize_t* 
                          scratch + threadid() * worker_bytes)
 
 
+cdef Py_ssize_t find_dots(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes, Py_ssize_t samples, Py_ssize_t x_sample,
+                          Py_ssize_t pitch, Py_ssize_t y_sample, Py_ssize_t y_row, bint whole, ptrdiff_t* at) noexcept nogil:
+    """The places of the whole vectors of dy's rows, or of the last ones, which end where the rows do."""
+    cdef Py_ssize_t n, p, q, count = 0
+    cdef Py_ssize_t begin = 0 if whole else max(columns - lanes, 0)
+    cdef Py_ssize_t end = columns - columns % lanes if whole else begin + (columns % lanes != 0)
+    for n in range(samples):
+        for p in range(rows):
+            q = begin
+            while q < end:
+                at[2 * count], at[2 * count + 1] = n * x_sample + p * pitch + q, n * y_sample + p * y_row + q
+                count += 1
+                q += lanes
+    return count
+
+
 cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, Py_ssize_t N, Py_ssize_t pieces, const char* x,
                       const Py_ssize_t* xs, summand cval, const char* dy, const Py_ssize_t* ys, summand* dw,
                       char* scratch) noexcept nogil:
@@ -328,45 +346,41 @@ cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, Py_ssize
     cdef Py_ssize_t k0 = t.K * first // tiles, filters = t.K * last // tiles - k0
     cdef Py_ssize_t channels = min(t.block_c, t.C - c0), taps = channels * t.R * t.S
     cdef Py_ssize_t length = (t.block_q + lanes - 1) // lanes * lanes
-    cdef Py_ssize_t i, j, k, n, p, q, p0, q0, rows, columns, tap, size, width, ld, row, whole, tails
+    cdef Py_ssize_t x_sample = t.block_c * t.phases_h * t.phases_w * t.slots * t.pitch
+    cdef Py_ssize_t i, j, k, m, n, p, q, p0, q0, rows, columns, samples, tap, size, width, ld, row, y_sample, whole, places
     cdef summand* block = <summand*>scratch
     cdef summand* dot = block + t.block
     cdef summand* mask = dot + filters * (taps + DIRECT_MOST) * lanes
     cdef summand* copied = mask + lanes
-    cdef ptrdiff_t* at = <ptrdiff_t*>(copied + filters * t.block_p * length)
+    cdef ptrdiff_t* at = <ptrdiff_t*>(copied + filters * t.bunch * t.block_p * length)
     cdef summand* sums
     cdef const char* start
-    cdef const summand* from_
+    cdef const summand* gradient
     cdef summand total
     memset(dot, 0, filters * (taps + DIRECT_MOST) * lanes * item)
-    for n in range(N * piece // pieces, N * (piece + 1) // pieces):
+    n = N * piece // pieces
+    while n < N * (piece + 1) // pieces:
+        samples = min(t.bunch, N * (piece + 1) // pieces - n)
         for i in range((t.P + t.block_p - 1) // t.block_p * q_blocks):
             p0, q0 = i // q_blocks * t.block_p, i % q_blocks * t.block_q
             rows, columns = min(t.block_p, t.P - p0), min(t.block_q, t.Q - q0)
-            load_block(x + n * xs[0] + (g * t.C + c0) * xs[1], xs[1], xs[2], xs[3], t, cval, channels, p0, q0, rows,
-                       columns, block)
+            for m in range(samples):
+                load_block(x + (n + m) * xs[0] + (g * t.C + c0) * xs[1], xs[1], xs[2], xs[3], t, cval, channels, p0, q0,
+                           rows, columns, block + m * x_sample)
             start = dy + n * ys[0] + (g * t.K + k0) * ys[1] + p0 * ys[2] + q0 * ys[3]
-            from_, ld, row = <const summand*>start, ys[1] // item, ys[2] // item
+            gradient, y_sample, ld, row = <const summand*>start, ys[0] // item, ys[1] // item, ys[2] // item
             if ys[3] != item or columns < lanes:
-                from_, ld, row = copied, t.block_p * length, length
+                gradient, y_sample, ld, row = copied, t.block_p * length, t.bunch * t.block_p * length, length
                 for k in range(filters):
-                    for p in range(rows):
-                        copy(<const summand*>(start + k * ys[1] + p * ys[2]), ys[3] // item, columns,
-                             copied + k * ld + p * row)
-            # Whole vectors first. Then the last ones of the rows, which end where the rows do: without the lanes that
-            # were there already, or lie beyond the row.
-            whole = tails = 0
-            for p in range(rows):
-                for q in range(columns // lanes):
-                    at[2 * whole], at[2 * whole + 1] = p * t.pitch + q * lanes, p * row + q * lanes
-                    whole += 1
-            if columns % lanes:
-                q = max(columns - lanes, 0)
-                memset(mask, 0, lanes * item)
-                memset(mask + (lanes - columns % lanes if columns > lanes else 0), 255, columns % lanes * item)
-                for p in range(rows):
-                    at[2 * (whole + p)], at[2 * (whole + p) + 1] = p * t.pitch + q, p * row + q
-                tails = rows
+                    for m in range(samples):
+                        for p in range(rows):
+                            copy(<const summand*>(start + m * ys[0] + k * ys[1] + p * ys[2]), ys[3] // item, columns,
+                                 copied + k * ld + m * y_sample + p * row)
+            whole = find_dots(rows, columns, lanes, samples, x_sample, t.pitch, y_sample, row, True, at)
+            places = whole + find_dots(rows, columns, lanes, samples, x_sample, t.pitch, y_sample, row, False,
+                                       at + 2 * whole)
+            memset(mask, 0, lanes * item)  # without the lanes that were there already, or lie beyond the row
+            memset(mask + (lanes - columns % lanes if columns > lanes else 0), 255, columns % lanes * item)
             sums = dot
             for j in range(first, last):
                 k = t.K * j // tiles
@@ -374,17 +388,15 @@ cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, Py_ssize
                 width = DIRECT_U(<int>size)
                 tap = 0
                 while tap < taps:
-                    dots(<int>size, <const summand*>block, <const ptrdiff_t*>t.taps + tap, from_ + (k - k0) * ld, ld,
-                         <const ptrdiff_t*>at, whole, <const summand*>NULL, sums)
-                    if tails:
-                        dots(<int>size, <const summand*>block, <const ptrdiff_t*>t.taps + tap, from_ + (k - k0) * ld, ld,
-                             <const ptrdiff_t*>at + 2 * whole, tails, <const summand*>mask, sums)
+                    dots(<int>size, <const summand*>block, <const ptrdiff_t*>t.taps + tap, gradient + (k - k0) * ld, ld,
+                         <const ptrdiff_t*>at, whole, places, <const summand*>mask, sums)
                     sums += size * width * lanes
                     tap += width
+        n += samples
     sums = dot
+    dw += piece * t.groups * t.K * t.C * t.R * t.S
     for j in range(first, last):
-        k = t.K * j // tiles
-        size = t.K * (j + 1) // tiles - k
+        size = t.K * (j + 1) // tiles - t.K * j // tiles
         width = DIRECT_U(<int>size)
         tap = 0
         while tap < taps:
@@ -393,7 +405,7 @@ cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, Py_ssize
                     total = 0
                     for i in range(lanes):
                         total += sums[q * lanes + i]
-                    dw[((piece * t.groups + g) * t.K + k) * t.C * t.R * t.S + c0 * t.R * t.S + tap + q] = total
+                    dw[((g * t.K + k) * t.C + c0) * t.R * t.S + tap + q] = total
                 sums += width * lanes
             tap += width
 
@@ -497,7 +509,7 @@ cdef class Prepared:
         for numbers, rows, columns, taps in parts:
             t = &self.tasks[self.count]
             (t.groups, t.C, t.K, t.H, t.W, t.R, t.S, t.P, t.Q, t.left, t.sh, t.sw, t.dh, t.dw, t.block_p, t.block_q,
-             t.block_c, t.slots, t.pitch, t.phases_h, t.phases_w, t.block, t.run, t.parts, t.y_h, t.y_w, t.y_sh, t.y_sw,
+             t.block_c, t.slots, t.pitch, t.phases_h, t.phases_w, t.block, t.run, t.parts, t.bunch, t.y_h, t.y_w, t.y_sh, t.y_sw,
              t.turned, t.w_r, t.w_s, t.w_dr, t.w_ds, t.constant) = numbers
             t.rows, t.columns, t.taps = &rows[0], &columns[0], &taps[0]
             t.padded_h, t.padded_w, t.ntaps = rows.shape[0], columns.shape[0], t.block_c * t.R * t.S

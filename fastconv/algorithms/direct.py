@@ -30,6 +30,7 @@ STARTING = 5  # taps in the time in which a tile begins and ends
 ALONE = 1.6  # times as long takes a filter that shares no loads of the image with others
 BLOCK = 16384  # elements of the image copied at a time
 ROWS = 4096  # elements of it that the outputs of a row meet: they stay in L1
+BUNCH = 512  # outputs of small images that weight gradients take together
 DOT_TAPS = 128  # taps whose dot products are gathered at a time, if a channel has fewer
 PIECES = 8  # weight gradients of so few filters that workers would idle are cut over the samples
 
@@ -73,6 +74,8 @@ class _Blocks:
     """Sums of a filter."""
     parts: int
     """Of the filters."""
+    bunch: int
+    """Samples of a weight gradient that are summed up together."""
     worker_bytes: int
     pieces: int = 1
 
@@ -81,9 +84,10 @@ def _blocks(problem: ConvProblem, kernel: Any, turned: bool = False) -> _Blocks:
     channels, filters = problem.C // problem.groups, problem.K // problem.groups
     lanes = kernel.BYTES // problem.itemsize
     (sh, sw), (dh, dw) = problem.stride, problem.dilation
-    q = -(-problem.Q // -(-problem.Q // RUN))
+    most = BUNCH if problem.direction == "weight_grad" else RUN
+    q = -(-problem.Q // -(-problem.Q // most))
     pitch = q + (problem.S - 1) * dw // sw
-    p = min(max(RUN // pitch, 1), problem.P)
+    p = min(max(most // pitch, 1), problem.P)
     p = -(-problem.P // -(-problem.P // p))
     slots = p + (problem.R - 1) * dh // sh
     phases_h, phases_w = min(problem.R, sh // math.gcd(sh, dh)), min(problem.S, sw // math.gcd(sw, dw))
@@ -92,20 +96,23 @@ def _blocks(problem: ConvProblem, kernel: Any, turned: bool = False) -> _Blocks:
     if problem.direction == "weight_grad":
         c = min(c, max(DOT_TAPS // (problem.R * problem.S), 1))
     c = -(-channels // -(-channels // c))
-    block, run = up(c * plane + 2 * lanes, 16), up((p - 1) * pitch + q, lanes)
-    sizes = (p, q, c, slots, pitch, phases_h, phases_w)
     tiles, weight_grad = -(-filters // kernel.FILTERS), problem.direction == "weight_grad"
-    taps = c * problem.R * problem.S + kernel.POSITIONS
-    each = taps * lanes + p * up(q, lanes) if weight_grad else run  # elements for a filter
-    parts = min(-(-filters * each // SUMS), tiles)
-    most = -(-tiles // parts) * -(-filters // tiles)
-    places = max(p * -(-q // lanes), run // lanes) + kernel.POSITIONS
-    elements = (2 if turned else 1) * block + most * each + lanes
-    pieces = 1
+    run, bunch, pieces = up((p - 1) * pitch + q, lanes), 1, 1
     if weight_grad:
         units = problem.groups * tiles * -(-channels // c)
         pieces = max(min(problem.N, PIECES // units), 1)
-    return _Blocks(sizes, block, run, parts, up(elements * problem.itemsize + 16 * places, 64), pieces)
+        bunch = max(min(BUNCH // (p * q), BLOCK // (c * plane), -(-problem.N // pieces)), 1)
+        each = (c * problem.R * problem.S + kernel.POSITIONS) * lanes + bunch * p * up(q, lanes)
+    else:
+        each = run
+    # each: elements for a filter
+    parts = min(-(-filters * each // SUMS), tiles)
+    most = -(-tiles // parts) * -(-filters // tiles)
+    places = bunch * max(p * -(-q // lanes), run // lanes) + kernel.POSITIONS
+    block = up(bunch * c * plane + 2 * lanes, 16)
+    elements = (2 if turned else 1) * block + most * each + lanes
+    sizes = (p, q, c, slots, pitch, phases_h, phases_w)
+    return _Blocks(sizes, block, run, parts, bunch, up(elements * problem.itemsize + 16 * places, 64), pieces)
 
 
 def cost(problem: ConvProblem, isa: str) -> Cost:
@@ -191,7 +198,7 @@ def _part(problem: ConvProblem, blocks: _Blocks, kernel: Any, phase: phases.Phas
     numbers = (
         g, problem.C // g, problem.K // g, problem.H, problem.W, problem.R, problem.S, problem.P, problem.Q,
         problem.padding[1][0], sh, sw, dh, dw, p, q, c, slots, pitch, phases_h, phases_w, blocks.block, blocks.run,
-        blocks.parts, *out, phase is not None, *taken, problem.boundary == "constant",
+        blocks.parts, blocks.bunch, *out, phase is not None, *taken, problem.boundary == "constant",
     )  # fmt: skip
     return numbers, problem.rows(), problem.columns(), taps
 
