@@ -211,6 +211,10 @@ cdef void careful_tile(int filters, const summand* x, const summand* inside, con
                 y[k * ld + at[2 * i + 1] + lane] = total
 
 
+cdef inline Py_ssize_t packed_elements(const Task* t) noexcept nogil:
+    return t.groups * t.K * t.C * t.R * t.S
+
+
 cdef inline Py_ssize_t tile_count(const Task* t) noexcept nogil:
     return (t.K + DIRECT_K - 1) // DIRECT_K
 
@@ -239,7 +243,7 @@ cdef void forward_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, const c
                        char* scratch) noexcept nogil:
     """One block of outputs of a part of the filters of one sample."""
     cdef summand one = 1
-    cdef summand[32] start
+    cdef summand[8] start  # DIRECT_K of them at the most
     cdef Py_ssize_t item = sizeof(summand), lanes = VECTOR_BYTES // item, tiles = tile_count(t)
     cdef Py_ssize_t q_blocks = (t.Q + t.block_q - 1) // t.block_q, p_blocks = (t.P + t.block_p - 1) // t.block_p
     cdef Py_ssize_t part = unit % parts, rest = unit // parts
@@ -299,23 +303,31 @@ cdef void forward_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, const c
                     (<summand*>(y + k * ys[1] + p * ys[2] + q * ys[3]))[0] = sums[k * ld + p * t.pitch + q]
 
 
-cdef void forward(const Task* t, Py_ssize_t N, const char* x, const Py_ssize_t* xs, summand cval, const summand* w,
-                  const summand* bias, char* y, const Py_ssize_t* ys, bint careful, char* scratch, Py_ssize_t worker_bytes,
-                  int workers) noexcept nogil:
-    cdef Py_ssize_t blocks = (N * t.groups * ((t.P + t.block_p - 1) // t.block_p)
-                              * ((t.Q + t.block_q - 1) // t.block_q))
-    cdef Py_ssize_t unit, parts = t.parts
-    cdef Py_ssize_t[4] part_strides
-    part_strides[0], part_strides[1], part_strides[2], part_strides[3] = ys[0], ys[1], ys[2] * t.y_sh, ys[3] * t.y_sw
-    y += t.y_h * ys[2] + t.y_w * ys[3]
-    if workers == 1:
-        for unit in range(blocks * parts):
-            forward_unit(unit, t, parts, x, xs, cval, w, bias, y, part_strides, careful, scratch)
-    else:  # what is cut by workers isn't the sums
-        parts = max(parts, min((4 * workers + blocks - 1) // blocks, tile_count(t)))
-        for unit in prange(blocks * parts, num_threads=workers, schedule="static"):
-            forward_unit(unit, t, parts, x, xs, cval, w, bias, y, part_strides, careful,
-                         scratch + threadid() * worker_bytes)
+cdef Py_ssize_t block_count(const Task* t, Py_ssize_t N) noexcept nogil:
+    return N * t.groups * ((t.P + t.block_p - 1) // t.block_p) * ((t.Q + t.block_q - 1) // t.block_q)
+
+
+cdef Py_ssize_t part_count(const Task* t, Py_ssize_t units, int workers) noexcept nogil:
+    """Parts of the filters, so that workers have something to do: what is cut by their number isn't a sum."""
+    return t.parts if workers == 1 else max(t.parts, min((4 * workers + units - 1) // units, tile_count(t)))
+
+
+cdef void any_unit(Py_ssize_t unit, const Task* tasks, int workers, Py_ssize_t N, const char* x, const Py_ssize_t* xs,
+                   summand cval, const summand* w, const summand* bias, char* y, const Py_ssize_t* ys, bint finite,
+                   char* scratch) noexcept nogil:
+    """A unit of one of several problems."""
+    cdef const Task* t = tasks
+    cdef Py_ssize_t parts = part_count(t, block_count(t, N), workers), units = block_count(t, N) * parts
+    cdef Py_ssize_t[4] strides
+    while unit >= units:
+        unit -= units
+        w += packed_elements(t)
+        t += 1
+        parts = part_count(t, block_count(t, N), workers)
+        units = block_count(t, N) * parts
+    strides[0], strides[1], strides[2], strides[3] = ys[0], ys[1], ys[2] * t.y_sh, ys[3] * t.y_sw
+    forward_unit(unit, t, parts, x, xs, cval, w, bias, y + t.y_h * ys[2] + t.y_w * ys[3], strides, t.turned and not finite,
+                 scratch)
 
 
 cdef Py_ssize_t find_dots(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes, Py_ssize_t samples, Py_ssize_t x_sample,
@@ -422,43 +434,55 @@ cdef void weight_grad(const Task* t, const Py_buffer* b, summand cval, Py_ssize_
         for unit in range(units * parts):
             weight_unit(unit, t, parts, N, pieces, x, b[0].strides, cval, dy, b[1].strides, dw, scratch)
     else:
-        parts = max(parts, min((4 * workers + units - 1) // units, tile_count(t)))
+        parts = part_count(t, units, workers)
         for unit in prange(units * parts, num_threads=workers, schedule="static"):
             weight_unit(unit, t, parts, N, pieces, x, b[0].strides, cval, dy, b[1].strides, dw,
                         scratch + threadid() * worker_bytes)
 
 
-cdef bint pack(const Task* t, const char* w, const Py_ssize_t* ws, summand* out) noexcept nogil:
-    """w of any strides into the packed order of the picture above. Are all of them finite?"""
-    cdef Py_ssize_t g, k, j, c, r, s, tiles = tile_count(t)
+cdef void pack(const Task* t, const char* w, const Py_ssize_t* ws, summand* out) noexcept nogil:
+    """w of any strides into the packed order of the picture above."""
+    cdef Py_ssize_t g, k, k0, k1, j, c, r, s, tiles = tile_count(t)
     cdef Py_ssize_t w_k = ws[1] if t.turned else ws[0], w_c = ws[0] if t.turned else ws[1]
     cdef const char* at
-    cdef summand nothing = 0
     w += t.w_r * ws[2] + t.w_s * ws[3]
     for g in range(t.groups):
         for j in range(tiles):
+            k0, k1 = t.K * j // tiles, t.K * (j + 1) // tiles
             for c in range(t.C):
                 for r in range(t.R):
+                    at = w + k0 * w_k + c * w_c + r * t.w_dr * ws[2]
                     for s in range(t.S):
-                        at = w + c * w_c + r * t.w_dr * ws[2] + s * t.w_ds * ws[3]
-                        for k in range(t.K * j // tiles, t.K * (j + 1) // tiles):
-                            out[0] = (<const summand*>(at + k * w_k))[0]
-                            nothing += out[0] * 0  # NaN for an infinity or NaN
-                            out += 1
+                        for k in range(k1 - k0):
+                            out[k] = (<const summand*>(at + k * w_k))[0]
+                        out += k1 - k0
+                        at += t.w_ds * ws[3]
         w += (t.C if t.turned else t.K) * ws[0]
-    return nothing == 0
 
 
-cdef inline Py_ssize_t packed_elements(const Task* t) noexcept nogil:
-    return t.groups * t.K * t.C * t.R * t.S
+cdef bint all_finite(const summand* x, Py_ssize_t n) noexcept nogil:
+    cdef summand[8] nothing  # NaN for an infinity or NaN; several sums don't wait for each other
+    cdef Py_ssize_t i, j
+    for j in range(8):
+        nothing[j] = 0
+    for i in range(n // 8):
+        for j in range(8):
+            nothing[j] += x[8 * i + j] * 0
+    for i in range(n // 8 * 8, n):
+        nothing[0] += x[i] * 0
+    for j in range(1, 8):
+        nothing[0] += nothing[j]
+    return nothing[0] == 0
 
 
 cdef bint pack_parts(const Task* tasks, Py_ssize_t count, const char* w, const Py_ssize_t* ws, summand* out) noexcept nogil:
-    """The weights of every part, one after the other."""
+    """The weights of every part, one after the other. Are all of them finite, where that matters?"""
     cdef Py_ssize_t i
     cdef bint finite = True
     for i in range(count):
-        finite = pack(&tasks[i], w, ws, out) and finite
+        pack(&tasks[i], w, ws, out)
+        if tasks[i].turned:
+            finite = all_finite(<const summand*>out, packed_elements(&tasks[i])) and finite
         out += packed_elements(&tasks[i])
     return finite
 
@@ -466,7 +490,7 @@ cdef bint pack_parts(const Task* tasks, Py_ssize_t count, const char* w, const P
 cdef void forward_parts(Prepared self, const Py_buffer* b, summand cval, bint packed, bint finite, Py_ssize_t worker_bytes,
                         int workers) noexcept nogil:
     """b: x, w, bias, y, scratch."""
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, blocks, units = 0
     cdef char* scratch = <char*>b[4].buf
     cdef summand* w = <summand*>b[1].buf
     cdef const summand* bias = <const summand*>b[2].buf if b[2].shape[0] else NULL
@@ -475,9 +499,16 @@ cdef void forward_parts(Prepared self, const Py_buffer* b, summand cval, bint pa
         scratch += (self.packed * sizeof(summand) + 63) // 64 * 64
         finite = pack_parts(self.tasks, self.count, <const char*>b[1].buf, b[1].strides, w)
     for i in range(self.count):
-        forward(&self.tasks[i], b[0].shape[0], <const char*>b[0].buf, b[0].strides, cval, <const summand*>w, bias,
-                <char*>b[3].buf, b[3].strides, self.tasks[i].turned and not finite, scratch, worker_bytes, workers)
-        w += packed_elements(&self.tasks[i])
+        blocks = block_count(&self.tasks[i], b[0].shape[0])
+        units += blocks * part_count(&self.tasks[i], blocks, workers)
+    if workers == 1:
+        for i in range(units):
+            any_unit(i, self.tasks, 1, b[0].shape[0], <const char*>b[0].buf, b[0].strides, cval, <const summand*>w, bias,
+                     <char*>b[3].buf, b[3].strides, finite, scratch)
+    else:
+        for i in prange(units, num_threads=workers, schedule="static"):
+            any_unit(i, self.tasks, workers, b[0].shape[0], <const char*>b[0].buf, b[0].strides, cval, <const summand*>w,
+                     bias, <char*>b[3].buf, b[3].strides, finite, scratch + threadid() * worker_bytes)
 
 
 cdef class Prepared:
@@ -520,7 +551,7 @@ cdef class Prepared:
         free(self.tasks)
 
     def pack(self, w, out):
-        """w (K, C/groups, R, S) of any strides into the order of the tiles. Are all of them finite?"""
+        """w (K, C/groups, R, S) of any strides into the order of the tiles. Are all of them finite, where that matters?"""
         cdef Py_buffer[2] b
         cdef int held = 0
         cdef bint finite

@@ -268,23 +268,29 @@ def _weight_grad(tables: _Tables, x: np.ndarray, dy: np.ndarray, dw: np.ndarray,
 
 def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
     problem, tables = plan.problem, plan.tables
-    if isinstance(tables, rows.Tables):
+    if type(tables) is rows.Tables:
         if problem.direction == "weight_grad":
             rows.weight_grad(tables, a, b, out, workers)
             return
-        if isinstance(b, np.ndarray):
-            b = pack(plan, b)
-        if isinstance(b, rows.Packed):
-            if problem.direction == "forward":
-                rows.forward(tables, a, b, bias, out, workers)
-            else:
-                packed = b
-                phases.run(problem, lambda *arrays: rows.forward(tables, arrays[0], packed, *arrays[1:], workers), a, bias, out)
+        packed = pack(plan, b) if isinstance(b, np.ndarray) else b
+        if isinstance(packed, rows.Packed):
+            _run_rows(tables, a, packed, bias, out, workers)
             return
-        tables = _prepare_blocks(problem, plan.isa)
+        b, tables = packed, _prepare_blocks(problem, plan.isa)
     if problem.direction == "weight_grad":
         _weight_grad(tables, a, b, out, workers)
     elif problem.direction == "forward" or tables.at_once:
         _forward(tables, a, b, bias, out, workers)
     else:
         phases.run(problem, lambda dy, bias, dx: _forward(tables, dy, b, bias, dx, workers), a, bias, out)
+
+
+def _run_rows(
+    tables: rows.Tables, a: np.ndarray, packed: rows.Packed, bias: np.ndarray, out: np.ndarray, workers: int
+) -> None:
+    if tables.problem.direction == "forward":
+        rows.forward(tables, a, packed, bias, out, workers)
+    else:
+        phases.run(
+            tables.problem, lambda dy, bias, dx: rows.forward(tables, dy, packed, bias, dx, workers), a, bias, out
+        )

@@ -184,12 +184,14 @@ class Call:
         """
         compute = self._compute_dtype
         # Nothing to convert, to turn or to fill: the short way.
-        if self._plain and out is None and a.dtype is compute and type(b) is np.ndarray and b.dtype is compute:
-            if a.flags.aligned and b.flags.aligned:
-                start = self._bias(bias)
-                y = check.new_array(self.shape, compute)
-                self._run(a, b, start, y, machine.resolve_workers(workers), found)
-                return y
+        if (
+            self._plain and out is None and a.dtype is compute and type(b) is np.ndarray and b.dtype is compute
+            and a.flags.aligned and b.flags.aligned
+        ):  # fmt: skip
+            start = self._bias(bias)
+            y = check.new_array(self.shape, compute)
+            self._run(a, b, start, y, machine.resolve_workers(workers), found)
+            return y
         bias = self._checked_bias(bias)
         if out is not None:
             check.check_out(out, self.shape, self.result, (a, b if isinstance(b, np.ndarray) else None, bias))
@@ -411,7 +413,6 @@ class _BoundPlan:
         return (plan.problem, plan.method, plan.isa)
 
     def __call__(self, a: ArrayLike, b: Any, bias: Any = None, out: np.ndarray | None = None) -> np.ndarray:
-        problem = self.call.plan.problem
         a = self._operand(a, 0)
         if isinstance(b, PackedWeights):
             if b.plan != self._identity:
