@@ -49,7 +49,8 @@ def test_every_number_of_filters(filters, direction, isa):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of a few outputs, channels, filters and samples; every number of workers asked for works."""
-    for name, value in {"RUN": 24, "SUMS": 100, "BLOCK": 300, "ROWS": 120, "BUNCH": 40, "DOT_TAPS": 18}.items():
+    small = {"RUN": 24, "SUMS_BYTES": 400, "BLOCK_BYTES": 1200, "ROWS_BYTES": 480, "BUNCH": 40, "DOT_TAPS": 18}
+    for name, value in small.items():
         monkeypatch.setattr(direct, name, value)
     monkeypatch.setattr(machine, "PARALLEL_SECONDS", -1.0)
     fc.clear_caches()

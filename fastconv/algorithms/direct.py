@@ -23,16 +23,18 @@ NAME = "direct"
 SCOPE, ELEMENTWISE = "window", True
 
 RUN = 2048  # outputs of a block
-SUMS = 65536  # of a block and a part of the filters, where they are not written to the result at once
-COPYING = 0.8  # of the time that machine.Rates.bandwidth reckons: patches are copied by whole rows
-PACKING = 4  # the same: weights are copied one by one
-STARTING = 5  # taps in the time in which a tile begins and ends
-ALONE = 1.6  # times as long takes a filter that shares no loads of the image with others
-BLOCK = 16384  # elements of the image copied at a time
-ROWS = 4096  # elements of it that the outputs of a row meet: they stay in L1
-BUNCH = 512  # outputs of small images that weight gradients take together
+BUNCH = 512  # outputs of a block of a weight gradient, or of several samples: tiles read them once for a few taps each
+BLOCK_BYTES = 1 << 16  # of the image copied at a time
+ROWS_BYTES = 1 << 14  # of it that the outputs of a row meet: they stay in L1
+SUMS_BYTES = 1 << 18  # of a block and a part of the filters, where they don't go to the result at once: half of L2
 DOT_TAPS = 128  # taps whose dot products are gathered at a time, if a channel has fewer
 PIECES = 8  # weight gradients of so few filters that workers would idle are cut over the samples
+COPYING = 0.8  # of the time that machine.Rates.bandwidth reckons: patches are copied by whole rows
+PACKING = 2  # the same: weights are copied one by one
+STARTING = 5  # taps in the time in which a tile begins and ends
+# Times as long as machine.Rates.direct reckons:
+ALONE = 1.6  # a filter that shares no loads of the image with others
+DOTS = 1.25  # weight gradients, whose loads all cross cache lines
 
 
 def why_not(problem: ConvProblem) -> str | None:
@@ -81,38 +83,34 @@ class _Blocks:
 
 
 def _blocks(problem: ConvProblem, kernel: Any, turned: bool = False) -> _Blocks:
+    weight_grad, item, taps = problem.direction == "weight_grad", problem.itemsize, problem.R * problem.S
     channels, filters = problem.C // problem.groups, problem.K // problem.groups
-    lanes = kernel.BYTES // problem.itemsize
+    lanes = kernel.BYTES // item
     (sh, sw), (dh, dw) = problem.stride, problem.dilation
-    most = BUNCH if problem.direction == "weight_grad" else RUN
-    q = -(-problem.Q // -(-problem.Q // most))
+    outputs = BUNCH if weight_grad else RUN
+    q = -(-problem.Q // -(-problem.Q // outputs))
     pitch = q + (problem.S - 1) * dw // sw
-    p = min(max(most // pitch, 1), problem.P)
+    p = min(max(outputs // pitch, 1), problem.P)
     p = -(-problem.P // -(-problem.P // p))
     slots = p + (problem.R - 1) * dh // sh
     phases_h, phases_w = min(problem.R, sh // math.gcd(sh, dh)), min(problem.S, sw // math.gcd(sw, dw))
     plane = phases_h * phases_w * slots * pitch
-    c = max(min(BLOCK // plane, ROWS // (problem.R * phases_w * pitch)), 1)
-    if problem.direction == "weight_grad":
-        c = min(c, max(DOT_TAPS // (problem.R * problem.S), 1))
-    c = -(-channels // -(-channels // c))
-    tiles, weight_grad = -(-filters // kernel.FILTERS), problem.direction == "weight_grad"
-    run, bunch, pieces = up((p - 1) * pitch + q, lanes), 1, 1
+    planes = BLOCK_BYTES // item // plane
+    c = min(planes, ROWS_BYTES // item // (problem.R * phases_w * pitch), DOT_TAPS // taps if weight_grad else channels)
+    c = -(-channels // -(-channels // max(c, 1)))
+    run, tiles = up((p - 1) * pitch + q, lanes), -(-filters // kernel.FILTERS)
+    bunch = pieces = 1
+    each = run  # elements that a filter needs
     if weight_grad:
-        units = problem.groups * tiles * -(-channels // c)
-        pieces = max(min(problem.N, PIECES // units), 1)
-        bunch = max(min(BUNCH // (p * q), BLOCK // (c * plane), -(-problem.N // pieces)), 1)
-        each = (c * problem.R * problem.S + kernel.POSITIONS) * lanes + bunch * p * up(q, lanes)
-    else:
-        each = run
-    # each: elements for a filter
-    parts = min(-(-filters * each // SUMS), tiles)
-    most = -(-tiles // parts) * -(-filters // tiles)
-    places = bunch * max(p * -(-q // lanes), run // lanes) + kernel.POSITIONS
+        pieces = max(min(problem.N, PIECES // (problem.groups * tiles * -(-channels // c))), 1)
+        bunch = max(min(BUNCH // (p * q), planes // c, -(-problem.N // pieces)), 1)
+        each = (c * taps + kernel.POSITIONS) * lanes + bunch * p * up(q, lanes)
+    parts = min(-(-filters * each * item // SUMS_BYTES), tiles)
     block = up(bunch * c * plane + 2 * lanes, 16)
-    elements = (2 if turned else 1) * block + most * each + lanes
+    elements = (2 if turned else 1) * block + -(-tiles // parts) * -(-filters // tiles) * each + lanes
+    places = bunch * max(p * -(-q // lanes), run // lanes) + kernel.POSITIONS
     sizes = (p, q, c, slots, pitch, phases_h, phases_w)
-    return _Blocks(sizes, block, run, parts, bunch, up(elements * problem.itemsize + 16 * places, 64), pieces)
+    return _Blocks(sizes, block, run, parts, bunch, up(elements * item + 16 * places, 64), pieces)
 
 
 def cost(problem: ConvProblem, isa: str) -> Cost:
@@ -155,8 +153,7 @@ def _work(problem: ConvProblem, kernel: Any) -> tuple[float, float]:
         done = blocks.run * -(-problem.P // p) * q_blocks
     taps = problem.R * problem.S
     flops = 2 * problem.N * g * filters * done * channels * taps * (ALONE if filters == 1 else 1)
-    if problem.direction != "weight_grad":
-        flops *= 1 + STARTING / (c * taps)
+    flops *= DOTS if problem.direction == "weight_grad" else 1 + STARTING / (c * taps)
     patches = problem.N * problem.C * -(-problem.P // p) * q_blocks * blocks.parts
     moved = COPYING * patches * phases_h * phases_w * slots * pitch + PACKING * math.prod(problem.w_shape)
     return flops, moved * problem.itemsize
