@@ -1,8 +1,9 @@
 """The plain sum over the filter's taps, from small copied blocks of the image.
 
-Any stride, dilation, group, boundary and dtype; a few KiB of scratch. Where each output channel sees one input channel
-(images, depthwise), fastconv.algorithms.rows has the tables and kernels; for all others, kernel src_cython/direct.pyx
-draws the blocks, and this module chooses their sizes. Input gradients are forward convolutions, one per output phase.
+Any stride, dilation, group, boundary and dtype; some hundred KiB of scratch at the most for each worker. Where each
+channel has one filter of its own (images, depthwise), fastconv.algorithms.rows has the tables and kernels; for all
+others, kernel src_cython/direct.pyx draws the blocks, and this module chooses their sizes. Input gradients are forward
+convolutions, one per output phase.
 """
 
 from __future__ import annotations
