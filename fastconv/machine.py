@@ -135,6 +135,9 @@ def resolve_workers(workers: int | None) -> int:
         workers = _default_workers.get()
         if workers is None:
             workers = min(cpu.openmp_threads(), _quota)
+    elif type(workers) is not int or workers < 1:
+        workers = check_workers(workers)
+        assert workers is not None
     if workers == 1 or _forked:
         return 1
     return min(workers, 256)

@@ -22,13 +22,15 @@ from fastconv.ops.arguments import INT64_LARGEST
 from fastconv.problem import ConvProblem
 
 __all__ = [
-    "Call", "PackedWeights", "Settings", "as_bias", "bind", "check_overflow", "clear_calls", "in_layout",
+    "OPERANDS", "Call", "PackedWeights", "Settings", "as_bias", "bind", "check_overflow", "clear_calls", "in_layout",
     "kernel_factors", "make_call", "prepared", "result_dtypes",
 ]  # fmt: skip
 
 _NO_BIAS = {np.dtype(name): np.empty(0, name) for name in ("float32", "float64", "uint64")}
 EXACT = {"float32": 2**24, "float64": 2**53}
 """Up to these sizes every integer is a float: a sum within them is exact."""
+OPERANDS = {"forward": ("x", "w"), "input_grad": ("dy", "w"), "weight_grad": ("x", "dy")}
+"""Names of what each direction takes."""
 _OVERFLOW = ("raise", "saturate", "wrap")
 
 
@@ -43,7 +45,7 @@ _CALLS_KEPT = 4096
 
 def prepared(key: tuple, prepare: Callable[..., Call], *given: Any) -> Call:
     """``prepare(*given)``, from the dictionary where it was asked for before by this key, under the same defaults."""
-    key = (planner.default_method(), machine.ISA, *key)
+    key = (key, planner.default_method(), machine.ISA)
     try:
         call = _calls.get(key)
     except TypeError:  # an option that can't be hashed, such as a list
@@ -192,7 +194,7 @@ class Call:
             y = check.new_array(self.shape, compute)
             self._run(a, b, start, y, machine.resolve_workers(workers), found)
             return y
-        bias = self._checked_bias(bias)
+        workers, bias = machine.resolve_workers(workers), self._checked_bias(bias)
         if out is not None:
             check.check_out(out, self.shape, self.result, (a, b if isinstance(b, np.ndarray) else None, bias))
         call = self
@@ -200,7 +202,7 @@ class Call:
             bound = self._refuse_overflow(a, b, bias)
             if isinstance(b, np.ndarray):
                 call = self._exact_within(bound)
-        return call._compute(a, b, bias, out, machine.resolve_workers(workers), found)
+        return call._compute(a, b, bias, out, workers, found)
 
     def _compute(
         self,
@@ -425,15 +427,12 @@ class _BoundPlan:
         return self.call(a, b, bias, out, self.workers)
 
 
-_OPERANDS = {"forward": ("x", "w"), "input_grad": ("dy", "w"), "weight_grad": ("x", "dy")}
-
-
 def bind(call: Call, workers: int | None, names: tuple[str, str] | None = None, shapes: Any = None) -> planner.Plan:
     """The call's plan, to be called by a user; ``names`` and ``shapes`` of its operands, unless conv2d's."""
     problem = call.plan.problem
     takes_bias = names is None and problem.direction == "forward"
     if names is None:
-        names = _OPERANDS[problem.direction]
+        names = OPERANDS[problem.direction]
         y_shape, x_shape = (in_layout(shape, problem.layout) for shape in (problem.y_shape, problem.x_shape))
         of = {"x": x_shape, "dy": y_shape, "w": problem.w_shape}
         shapes = of[names[0]], of[names[1]]

@@ -18,6 +18,7 @@ from fastconv.errors import ShapeError
 from fastconv.ops import arguments as check
 from fastconv.ops.arguments import INT64_LARGEST
 from fastconv.ops.call import (
+    OPERANDS,
     Call,
     Settings,
     as_bias,
@@ -66,10 +67,16 @@ def _prepared(direction: str, a: np.ndarray, b: np.ndarray, shapes: Any, options
         numbers = f"{stride}{padding}{dilation}{groups}{max_error}{elementwise}{max_workspace}"
     rank = None
     if len(b_shape) == 4 and b_shape[1] == 1 and b_shape[0] == groups and direction != "weight_grad":  # C = K = groups
+        _check_dtypes(direction, a, b)
         found = kernel_factors(b[:, 0], a.size // groups, (a.dtype, b.dtype), method, dtype)
         rank = None if found is None else found.rank
     key = (direction, a.shape, a.dtype, b_shape, b.dtype, shapes, numbers, rank, *options)
     return prepared(key, _prepare, direction, a, b, shapes, options, rank)
+
+
+def _check_dtypes(direction: str, a: np.ndarray, b: np.ndarray) -> None:
+    for array, name in zip((a, b), OPERANDS[direction], strict=True):
+        check.as_operand(array, name)
 
 
 def _result_shape(shape: Any, name: str) -> Any:
@@ -84,7 +91,8 @@ def _result_shape(shape: Any, name: str) -> Any:
 def _prepare(
     direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, options: Options, rank: int | None
 ) -> Call:
-    """Check shapes and options, plan the problem."""
+    """Check dtypes, shapes and options, plan the problem."""
+    _check_dtypes(direction, a, b)
     if direction != "forward":
         shapes = check.shape_of_four(shapes, "kernel_shape" if direction == "weight_grad" else "input_shape")
     layout = check.check_layout(options[6])
@@ -250,8 +258,7 @@ def conv2d(
     array([[[[45., 39.],
              [66., 50.]]]])
     """
-    x, w = check.as_operand(x, "x"), check.as_operand(w, "w")
-    workers = machine.check_workers(workers)
+    x, w = np.asarray(x), np.asarray(w)
     options = (stride, padding, dilation, groups, boundary, cval, layout, method, max_error, elementwise, max_workspace,
                dtype, overflow)  # fmt: skip
     return _prepared("forward", x, w, (), options)(x, w, bias, out, workers)
@@ -319,8 +326,7 @@ def conv2d_input_grad(
            [1., 2., 1., 2.],
            [3., 4., 3., 4.]])
     """
-    dy, w = check.as_operand(dy, "dy"), check.as_operand(w, "w")
-    workers = machine.check_workers(workers)
+    dy, w = np.asarray(dy), np.asarray(w)
     shape = _result_shape(input_shape, "input_shape")
     options = (stride, padding, dilation, groups, boundary, cval, layout, method, max_error, elementwise, max_workspace,
                dtype, overflow)  # fmt: skip
@@ -386,8 +392,7 @@ def conv2d_weight_grad(
     array([[[[ 8., 12.],
              [20., 24.]]]])
     """
-    x, dy = check.as_operand(x, "x"), check.as_operand(dy, "dy")
-    workers = machine.check_workers(workers)
+    x, dy = np.asarray(x), np.asarray(dy)
     shape = _result_shape(kernel_shape, "kernel_shape")
     options = (stride, padding, dilation, groups, boundary, cval, layout, method, max_error, elementwise, max_workspace,
                dtype, overflow)  # fmt: skip
