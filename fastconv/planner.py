@@ -214,11 +214,12 @@ class Plan:
 
     def run(self, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
         """Compute on checked arrays (fastconv.algorithms says what that means)."""
+        if workers > self._most_workers:
+            workers = self._most_workers
         weights = b
         if isinstance(b, repair.PackedTwice):
             b, weights = b.packed, b.weights
-        workers = min(workers, self._most_workers)
-        self.algorithm.run(self, a, b, bias, out, workers)
+        self._chosen.algorithm.run(self, a, b, bias, out, workers)
         if self._repairs:
             self._repair(a, weights, bias, out, workers)
 

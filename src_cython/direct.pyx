@@ -8,48 +8,63 @@ so that only phases with taps exist; there are phases_h = min(R, sh / gcd(sh, dh
 
     block[c][a][b][i][j] = padded[c0 + c, (p0 + i)*sh + a*dh % sh, (q0 + j)*sw + b*dw % sw]
 
-In it the pixel under tap (r, s) of output (p, q) lies at  taps[c, r, s] + p*pitch + q  for every stride and dilation, so
-the outputs of a block are one run of length (block_p - 1)*pitch + block_q, in which pitch - block_q entries of each row
-are computed in vain. The tiles in simd/direct_tile.h work on such runs.
+In it the pixel under tap (r, s) of output (p, q) lies at  taps[c, r, s] + p*pitch + q  for every stride and dilation.
+So a vector of outputs is a place in the block, and one in y; a tile of simd/direct_tile.h takes a list of them:
 
-    packed weights   w[g][k / DK][c][r][s][DK]   DK filters side by side, zeros where a group has no more
-    accumulators     acc[DK][run]
+    at[i] = (p*pitch + q, p*(row of y) + q)    q = 0, lanes, ...; the last vector of a row ends where the row ends
 
-The gradient of the input is this same forward operation (fastconv/algorithms/phases.py), but for one thing: dy is not
-padded with zeros, it ends, so an infinite weight meets nothing there and makes no NaN. `careful` sees to that.
-Each worker has `worker_bytes` of scratch, 64-byte aligned; workers == 1 never enters a parallel region.
+Where that can't be (rows of y shorter than a vector, or not in one piece) or the channels take several blocks, the
+outputs of a block are computed as one run of (block_p - 1)*pitch + block_q sums, in which pitch - block_q entries of
+each row are computed in vain, and stored from there.
+
+    packed weights   w[g][tile][c][r][s][filters of the tile]     K filters in tiles of at most DIRECT_K, evenly
+    sums             sums[filter][run]
+
+The gradient of the input is this same forward operation, for each output phase (fastconv/algorithms/phases.py), but for
+one thing: dy is not padded with zeros, it ends, so an infinite weight meets nothing there and makes no NaN. `careful`
+sees to that. Each worker has scratch of its own, 64-byte aligned; workers == 1 never enters a parallel region.
 """
 
+from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cython.parallel cimport prange, threadid
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 from windows cimport first_inside, summand
 
 cdef extern from "tiles.h" nogil:
     const int DIRECT_K
-    const int DIRECT_T
-    const int DIRECT_D
+    const int DIRECT_MOST
+    int DIRECT_U(int)
     const int VECTOR_BYTES
-    void f32_direct_tile(const float*, const ptrdiff_t*, ptrdiff_t, const float*, float*, ptrdiff_t, ptrdiff_t)
-    void f64_direct_tile(const double*, const ptrdiff_t*, ptrdiff_t, const double*, double*, ptrdiff_t, ptrdiff_t)
-    void u64_direct_tile(const uint64_t*, const ptrdiff_t*, ptrdiff_t, const uint64_t*, uint64_t*, ptrdiff_t, ptrdiff_t)
-    void f32_direct_tile_1(const float*, const ptrdiff_t*, ptrdiff_t, const float*, float*, ptrdiff_t, ptrdiff_t)
-    void f64_direct_tile_1(const double*, const ptrdiff_t*, ptrdiff_t, const double*, double*, ptrdiff_t, ptrdiff_t)
-    void u64_direct_tile_1(
-        const uint64_t*, const ptrdiff_t*, ptrdiff_t, const uint64_t*, uint64_t*, ptrdiff_t, ptrdiff_t)
-    void f32_direct_dots(const float*, const ptrdiff_t*, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t,
-                         ptrdiff_t, float*)
-    void f64_direct_dots(const double*, const ptrdiff_t*, ptrdiff_t, const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t,
-                         ptrdiff_t, double*)
-    void u64_direct_dots(const uint64_t*, const ptrdiff_t*, ptrdiff_t, const uint64_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t,
-                         ptrdiff_t, uint64_t*)
+    void f32_direct_tile(int, const float*, const ptrdiff_t*, ptrdiff_t, const float*, const float*, float*, ptrdiff_t,
+                         const ptrdiff_t*, ptrdiff_t)
+    void f64_direct_tile(int, const double*, const ptrdiff_t*, ptrdiff_t, const double*, const double*, double*, ptrdiff_t,
+                         const ptrdiff_t*, ptrdiff_t)
+    void u64_direct_tile(int, const uint64_t*, const ptrdiff_t*, ptrdiff_t, const uint64_t*, const uint64_t*, uint64_t*,
+                         ptrdiff_t, const ptrdiff_t*, ptrdiff_t)
+    void f32_direct_dots(int, const float*, const ptrdiff_t*, const float*, ptrdiff_t, const ptrdiff_t*, ptrdiff_t,
+                         ptrdiff_t, const float*, float*)
+    void f64_direct_dots(int, const double*, const ptrdiff_t*, const double*, ptrdiff_t, const ptrdiff_t*, ptrdiff_t,
+                         ptrdiff_t, const double*, double*)
+    void u64_direct_dots(int, const uint64_t*, const ptrdiff_t*, const uint64_t*, ptrdiff_t, const ptrdiff_t*, ptrdiff_t,
+                         ptrdiff_t, const uint64_t*, uint64_t*)
+    void f32_copy(const float*, ptrdiff_t, float*)
+    void f64_copy(const double*, ptrdiff_t, double*)
+    void u64_copy(const uint64_t*, ptrdiff_t, uint64_t*)
+    void f32_copy_padded(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, float, float*)
+    void f64_copy_padded(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, double, double*)
+    void u64_copy_padded(const uint64_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, uint64_t, uint64_t*)
+    void f32_copy_every_2(const float*, ptrdiff_t, float*)
+    void f64_copy_every_2(const double*, ptrdiff_t, double*)
+    void u64_copy_every_2(const uint64_t*, ptrdiff_t, uint64_t*)
 
 FILTERS = DIRECT_K
-"""Filters of one forward tile (a group of one filter has a tile of its own)."""
-DOT_FILTERS, DOT_TAPS = DIRECT_D, DIRECT_T
-"""Rows of dy and taps of one weight-gradient tile."""
+"""Filters of one forward tile, at the most."""
+POSITIONS = DIRECT_MOST
+"""Vectors of outputs of one forward tile, at the most: that many more places than there are may be read."""
 BYTES = VECTOR_BYTES
 """Bytes of one vector: blocks are read and computed up to the next whole one."""
 
@@ -58,331 +73,541 @@ cdef struct Task:
     Py_ssize_t groups, C, K  # channels and filters of one group
     Py_ssize_t H, W, R, S, P, Q
     Py_ssize_t left, sh, sw, dh, dw
-    Py_ssize_t filters, block_p, block_q, block_c, slots, pitch, phases_h, phases_w
+    Py_ssize_t block_p, block_q, block_c, slots, pitch, phases_h, phases_w
+    Py_ssize_t block, run  # elements of the copied patch, and of the sums of a filter, with slack
+    Py_ssize_t parts  # of the filters, if there are units enough
+    Py_ssize_t bunch  # samples that are summed up together
+    Py_ssize_t y_h, y_w, y_sh, y_sw  # where in y the outputs lie, and how far apart
+    bint turned  # weights (inputs, outputs, R, S), and infinite ones meet nothing beyond the image
+    Py_ssize_t w_r, w_s, w_dr, w_ds  # the first tap in w, and how far apart they are
     Py_ssize_t padded_h, padded_w
+    bint constant  # beyond the edge
     const int64_t* rows
     const int64_t* columns
     const int64_t* taps
     Py_ssize_t ntaps  # of a whole channel block
-    bint careful
 
 
-cdef inline void tile(summand* x, const Task* t, Py_ssize_t ntaps, const summand* w, summand* acc, Py_ssize_t ld,
-                      Py_ssize_t run) noexcept nogil:
+cdef inline void tile(int filters, const summand* x, const Task* t, Py_ssize_t ntaps, const summand* w,
+                      const summand* start, summand* y, Py_ssize_t ld, const ptrdiff_t* at, Py_ssize_t positions) noexcept nogil:
     cdef const ptrdiff_t* taps = <const ptrdiff_t*>t.taps
-    if t.filters == 1:
-        if summand is float:
-            f32_direct_tile_1(x, taps, ntaps, w, acc, ld, run)
-        elif summand is double:
-            f64_direct_tile_1(x, taps, ntaps, w, acc, ld, run)
-        else:
-            u64_direct_tile_1(x, taps, ntaps, w, acc, ld, run)
-    elif summand is float:
-        f32_direct_tile(x, taps, ntaps, w, acc, ld, run)
-    elif summand is double:
-        f64_direct_tile(x, taps, ntaps, w, acc, ld, run)
-    else:
-        u64_direct_tile(x, taps, ntaps, w, acc, ld, run)
-
-
-cdef inline void dots(const summand* x, const ptrdiff_t* taps, Py_ssize_t pitch, const summand* dy, Py_ssize_t dy_filter,
-                      Py_ssize_t dy_row, Py_ssize_t rows, Py_ssize_t columns, summand* dot) noexcept nogil:
     if summand is float:
-        f32_direct_dots(x, taps, pitch, dy, dy_filter, dy_row, rows, columns, dot)
+        f32_direct_tile(filters, x, taps, ntaps, w, start, y, ld, at, positions)
     elif summand is double:
-        f64_direct_dots(x, taps, pitch, dy, dy_filter, dy_row, rows, columns, dot)
+        f64_direct_tile(filters, x, taps, ntaps, w, start, y, ld, at, positions)
     else:
-        u64_direct_dots(x, taps, pitch, dy, dy_filter, dy_row, rows, columns, dot)
+        u64_direct_tile(filters, x, taps, ntaps, w, start, y, ld, at, positions)
 
 
-cdef void load_row(const summand* row, Py_ssize_t step, const Task* t, summand cval, Py_ssize_t v0, Py_ssize_t width,
-                   summand* out) noexcept nogil:
-    """out[j] = the padded row at column v0 + j*sw, j < width; 0 beyond its end. row == NULL: the constant."""
-    cdef Py_ssize_t j, w, last = min(width, (t.padded_w - v0 + t.sw - 1) // t.sw) if v0 < t.padded_w else 0
-    cdef Py_ssize_t inside, outside, offset = v0 - t.left
-    if row == NULL:
-        for j in range(last):
-            out[j] = cval
+cdef inline void dots(int filters, const summand* x, const ptrdiff_t* taps, const summand* dy, Py_ssize_t ld,
+                      const ptrdiff_t* at, Py_ssize_t whole, Py_ssize_t positions, const summand* mask,
+                      summand* dot) noexcept nogil:
+    if summand is float:
+        f32_direct_dots(filters, x, taps, dy, ld, at, whole, positions, mask, dot)
+    elif summand is double:
+        f64_direct_dots(filters, x, taps, dy, ld, at, whole, positions, mask, dot)
     else:
-        inside = first_inside(offset, t.sw, 0, last)
-        outside = first_inside(offset - t.W, t.sw, inside, last)
-        for j in range(inside):
-            w = t.columns[v0 + j * t.sw]
-            out[j] = row[w * step] if w >= 0 else cval
-        if step == 1 and t.sw == 1:
-            memcpy(out + inside, row + inside + offset, (outside - inside) * sizeof(summand))
-        elif step == 1 and t.sw == 2:  # a constant step lets the compiler vectorise
-            for j in range(inside, outside):
-                out[j] = row[2 * j + offset]
+        u64_direct_dots(filters, x, taps, dy, ld, at, whole, positions, mask, dot)
+
+
+cdef inline void copy(const summand* x, Py_ssize_t step, Py_ssize_t n, summand* out) noexcept nogil:
+    cdef Py_ssize_t i
+    if step == 1:
+        if summand is float:
+            f32_copy(x, n, out)
+        elif summand is double:
+            f64_copy(x, n, out)
         else:
-            for j in range(inside, outside):
-                out[j] = row[(j * t.sw + offset) * step]
-        for j in range(outside, last):
-            w = t.columns[v0 + j * t.sw]
-            out[j] = row[w * step] if w >= 0 else cval
-    for j in range(last, width):
-        out[j] = 0
+            u64_copy(x, n, out)
+    elif step == 2:
+        if summand is float:
+            f32_copy_every_2(x, n, out)
+        elif summand is double:
+            f64_copy_every_2(x, n, out)
+        else:
+            u64_copy_every_2(x, n, out)
+    else:
+        for i in range(n):
+            out[i] = x[i * step]
+
+
+cdef inline void copy_padded(const summand* x, Py_ssize_t before, Py_ssize_t n, Py_ssize_t after, summand value,
+                             summand* out) noexcept nogil:
+    if summand is float:
+        f32_copy_padded(x, before, n, after, value, out)
+    elif summand is double:
+        f64_copy_padded(x, before, n, after, value, out)
+    else:
+        u64_copy_padded(x, before, n, after, value, out)
+
+
+cdef inline void fill(summand* out, Py_ssize_t n, summand value) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] = value
+
+
+cdef inline void beyond(const summand* row, Py_ssize_t step, const Task* t, summand cval, Py_ssize_t v0, Py_ssize_t begin,
+                        Py_ssize_t end, summand* out) noexcept nogil:
+    """out[j] = the padded row at column v0 + j*sw, for those j that lie beyond the image."""
+    cdef Py_ssize_t j, v, w
+    for j in range(begin, end):
+        v = v0 + j * t.sw
+        w = t.columns[v] if v < t.padded_w else -1
+        out[j] = row[w * step] if w >= 0 else cval
 
 
 cdef void load_block(const char* x, Py_ssize_t xc, Py_ssize_t xh, Py_ssize_t xw, const Task* t, summand cval,
                      Py_ssize_t channels, Py_ssize_t p0, Py_ssize_t q0, Py_ssize_t rows, Py_ssize_t columns,
                      summand* block) noexcept nogil:
-    """Copy the patch under rows x columns outputs at (p0, q0) in the order of the picture above. Strides in bytes."""
-    cdef Py_ssize_t c, a, b, i, u, h
+    """Copy the patch under rows x columns outputs at (p0, q0) in the order of the picture above. Strides in bytes.
+
+    Places beyond the padded image, which no output meets, hold anything."""
+    cdef Py_ssize_t c, a, b, i, u, h, v0, inside, outside, step = xw // <Py_ssize_t>sizeof(summand)
     cdef Py_ssize_t slots = rows + (t.R - 1) * t.dh // t.sh, width = columns + (t.S - 1) * t.dw // t.sw
-    cdef const char* row
-    for c in range(channels):
-        for a in range(t.phases_h):
-            for i in range(slots):
-                u = (p0 + i) * t.sh + a * t.dh % t.sh
-                if u >= t.padded_h:
-                    break
-                h = t.rows[u]
-                row = x + c * xc + h * xh if h >= 0 else NULL
-                for b in range(t.phases_w):
-                    load_row(<const summand*>row, xw // <Py_ssize_t>sizeof(summand), t, cval,
-                             q0 * t.sw + b * t.dw % t.sw, width,
-                             block + (((c * t.phases_h + a) * t.phases_w + b) * t.slots + i) * t.pitch)
+    cdef const summand* row
+    cdef summand* out
+    for b in range(t.phases_w):
+        v0 = q0 * t.sw + b * t.dw % t.sw
+        inside = first_inside(v0 - t.left, t.sw, 0, width)
+        outside = first_inside(v0 - t.left - t.W, t.sw, inside, width)
+        for c in range(channels):
+            for a in range(t.phases_h):
+                out = block + ((c * t.phases_h + a) * t.phases_w + b) * t.slots * t.pitch
+                u = p0 * t.sh + a * t.dh % t.sh
+                for i in range(slots):
+                    if u >= t.padded_h:
+                        break
+                    h = t.rows[u]
+                    row = <const summand*>(x + c * xc + h * xh) + (inside * t.sw + v0 - t.left) * step
+                    if h < 0:
+                        fill(out, width, cval)
+                    elif t.constant and t.sw * step == 1:
+                        copy_padded(row, inside, outside - inside, width - outside, cval, out)
+                    else:
+                        copy(row, t.sw * step, outside - inside, out + inside)
+                        row = <const summand*>(x + c * xc + h * xh)
+                        beyond(row, step, t, cval, v0, 0, inside, out)
+                        beyond(row, step, t, cval, v0, outside, width, out)
+                    out += t.pitch
+                    u += t.sh
 
 
-cdef void careful_tile(const summand* x, const summand* inside, const Task* t, Py_ssize_t ntaps, const summand* w,
-                       summand* acc, Py_ssize_t ld, Py_ssize_t run) noexcept nogil:
+cdef void careful_tile(int filters, const summand* x, const summand* inside, const Task* t, Py_ssize_t ntaps,
+                       const summand* w, const summand* start, summand* y, Py_ssize_t ld, const ptrdiff_t* at,
+                       Py_ssize_t positions) noexcept nogil:
     """The tile for weights that are not all finite, without the products that the adjoint of padding doesn't have."""
-    cdef Py_ssize_t k, i, tap
-    for tap in range(ntaps):
-        for k in range(t.filters):
-            for i in range(run):
-                if inside[t.taps[tap] + i] != 0:
-                    acc[k * ld + i] += w[tap * t.filters + k] * x[t.taps[tap] + i]
+    cdef Py_ssize_t i, lane, tap, x_at, lanes = VECTOR_BYTES // sizeof(summand)
+    cdef int k
+    cdef summand total
+    for i in range(positions):
+        for lane in range(lanes):
+            x_at = at[2 * i] + lane
+            for k in range(filters):
+                total = start[k] if start != NULL else y[k * ld + at[2 * i + 1] + lane]
+                for tap in range(ntaps):
+                    if inside[t.taps[tap] + x_at] != 0:
+                        total += w[tap * filters + k] * x[t.taps[tap] + x_at]
+                y[k * ld + at[2 * i + 1] + lane] = total
 
 
-cdef void forward_unit(Py_ssize_t unit, const Task* t, const char* x, const Py_ssize_t* xs, summand cval,
-                       const summand* w, const summand* bias, char* y, const Py_ssize_t* ys, char* scratch) noexcept nogil:
-    """One block of outputs of `filters` filters of one sample."""
+cdef inline Py_ssize_t packed_elements(const Task* t) noexcept nogil:
+    return t.groups * t.K * t.C * t.R * t.S
+
+
+cdef inline Py_ssize_t tile_count(const Task* t) noexcept nogil:
+    return (t.K + DIRECT_K - 1) // DIRECT_K
+
+
+cdef Py_ssize_t find_rows(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes, Py_ssize_t pitch, Py_ssize_t y_row,
+                          ptrdiff_t* at) noexcept nogil:
+    """The places of the vectors of a block whose rows go to y as they are."""
+    cdef Py_ssize_t p, q, i = 0
+    for p in range(rows):
+        for q in range((columns + lanes - 1) // lanes):
+            q = min(q * lanes, columns - lanes)
+            at[2 * i], at[2 * i + 1] = p * pitch + q, p * y_row + q
+            i += 1
+    return i
+
+
+cdef Py_ssize_t find_run(Py_ssize_t run, Py_ssize_t lanes, ptrdiff_t* at) noexcept nogil:
+    cdef Py_ssize_t i, count = (run + lanes - 1) // lanes
+    for i in range(count):
+        at[2 * i] = at[2 * i + 1] = i * lanes
+    return count
+
+
+cdef void forward_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, const char* x, const Py_ssize_t* xs, summand cval,
+                       const summand* w, const summand* bias, char* y, const Py_ssize_t* ys, bint careful,
+                       char* scratch) noexcept nogil:
+    """One block of outputs of a part of the filters of one sample."""
     cdef summand one = 1
-    cdef Py_ssize_t k_blocks = (t.K + t.filters - 1) // t.filters
+    cdef summand[8] start  # DIRECT_K of them at the most
+    cdef Py_ssize_t item = sizeof(summand), lanes = VECTOR_BYTES // item, tiles = tile_count(t)
     cdef Py_ssize_t q_blocks = (t.Q + t.block_q - 1) // t.block_q, p_blocks = (t.P + t.block_p - 1) // t.block_p
-    cdef Py_ssize_t k_block = unit % k_blocks, rest = unit // k_blocks
+    cdef Py_ssize_t part = unit % parts, rest = unit // parts
     cdef Py_ssize_t q0 = rest % q_blocks * t.block_q
     cdef Py_ssize_t p0 = rest // q_blocks % p_blocks * t.block_p
     cdef Py_ssize_t g = rest // q_blocks // p_blocks % t.groups
     cdef Py_ssize_t n = rest // q_blocks // p_blocks // t.groups
     cdef Py_ssize_t rows = min(t.block_p, t.P - p0), columns = min(t.block_q, t.Q - q0)
-    cdef Py_ssize_t k0 = k_block * t.filters, filters = min(t.filters, t.K - k0)
-    cdef Py_ssize_t lanes = VECTOR_BYTES // sizeof(summand)
-    cdef Py_ssize_t run = (rows - 1) * t.pitch + columns, ld = (run + lanes - 1) // lanes * lanes
-    cdef summand* acc = <summand*>scratch
-    cdef summand* block = acc + t.filters * (((t.block_p - 1) * t.pitch + t.block_q + lanes - 1) // lanes * lanes)
-    cdef summand* inside = block + t.block_c * t.phases_h * t.phases_w * t.slots * t.pitch + 2 * lanes  # if careful
-    cdef Py_ssize_t i, k, p, q, c0, channels
-    cdef summand start
-    cdef char* out
-    w += (g * k_blocks + k_block) * t.C * t.R * t.S * t.filters
-    for k in range(t.filters):
-        start = bias[g * t.K + k0 + k] if bias != NULL and k < filters else 0
-        for i in range(ld):
-            acc[k * ld + i] = start
-    for i in range((t.C + t.block_c - 1) // t.block_c):
-        c0 = i * t.block_c
+    cdef Py_ssize_t first = part * tiles // parts, last = (part + 1) * tiles // parts
+    cdef Py_ssize_t k0 = t.K * first // tiles, filters = t.K * last // tiles - k0
+    cdef Py_ssize_t taps = t.R * t.S, j, k, i, p, q, c0, channels, size, ld, positions
+    cdef bint whole = t.C <= t.block_c and columns >= lanes and ys[3] == item
+    cdef summand* block = <summand*>scratch
+    cdef summand* inside = block + t.block
+    cdef summand* sums = inside + (t.block if t.turned else 0)
+    cdef ptrdiff_t* at = <ptrdiff_t*>(sums + (filters * t.run if not whole else 0))
+    cdef summand* out
+    cdef const summand* weights
+    y += n * ys[0] + (g * t.K + k0) * ys[1] + p0 * ys[2] + q0 * ys[3]
+    if whole:
+        out, ld = <summand*>y, ys[1] // item
+        positions = find_rows(rows, columns, lanes, t.pitch, ys[2] // item, at)
+    else:
+        out, ld = sums, t.run
+        positions = find_run((rows - 1) * t.pitch + columns, lanes, at)
+    for i in range(2 * positions, 2 * (positions + DIRECT_MOST)):  # a tile may take the last one again
+        at[i] = at[i - 2]
+    c0 = 0
+    while c0 < t.C:
         channels = min(t.block_c, t.C - c0)
         load_block(x + n * xs[0] + (g * t.C + c0) * xs[1], xs[1], xs[2], xs[3], t, cval, channels, p0, q0, rows, columns,
                    block)
-        if t.careful:
+        if careful:
             load_block(<const char*>&one, 0, 0, 0, t, <summand>0, channels, p0, q0, rows, columns, inside)
-            careful_tile(<const summand*>block, <const summand*>inside, t, channels * t.R * t.S,
-                         w + c0 * t.R * t.S * t.filters, acc, ld, run)
-        else:
-            tile(block, t, channels * t.R * t.S, w + c0 * t.R * t.S * t.filters, acc, ld, run)
+        for j in range(first, last):
+            k = t.K * j // tiles
+            size = t.K * (j + 1) // tiles - k
+            weights = w + ((g * t.K + k) * t.C + c0 * size) * taps
+            for i in range(size):
+                start[i] = bias[g * t.K + k + i] if bias != NULL else 0
+            if careful:
+                careful_tile(<int>size, <const summand*>block, <const summand*>inside, t, channels * taps, weights,
+                             <const summand*>start if c0 == 0 else NULL, out + (k - k0) * ld, ld, <const ptrdiff_t*>at,
+                             positions)
+            else:
+                tile(<int>size, <const summand*>block, t, channels * taps, weights,
+                     <const summand*>start if c0 == 0 else NULL, out + (k - k0) * ld, ld, <const ptrdiff_t*>at, positions)
+        c0 += channels
+    if whole:
+        return
     for k in range(filters):
         for p in range(rows):
-            out = y + n * ys[0] + (g * t.K + k0 + k) * ys[1] + (p0 + p) * ys[2] + q0 * ys[3]
-            if ys[3] == sizeof(summand):
-                memcpy(out, acc + k * ld + p * t.pitch, columns * sizeof(summand))
+            if ys[3] == item:
+                copy(<const summand*>(sums + k * ld + p * t.pitch), 1, columns, <summand*>(y + k * ys[1] + p * ys[2]))
             else:
                 for q in range(columns):
-                    (<summand*>(out + q * ys[3]))[0] = acc[k * ld + p * t.pitch + q]
+                    (<summand*>(y + k * ys[1] + p * ys[2] + q * ys[3]))[0] = sums[k * ld + p * t.pitch + q]
 
 
-cdef void forward(Task t, Py_ssize_t N, const char* x, const Py_ssize_t* xs, summand cval, const summand* w,
-                  const summand* bias, char* y, const Py_ssize_t* ys, char* scratch, Py_ssize_t worker_bytes,
-                  int workers) noexcept nogil:
-    cdef Py_ssize_t unit, units = (N * t.groups * ((t.K + t.filters - 1) // t.filters)
-                                   * ((t.P + t.block_p - 1) // t.block_p) * ((t.Q + t.block_q - 1) // t.block_q))
-    if workers == 1:
-        for unit in range(units):
-            forward_unit(unit, &t, x, xs, cval, w, bias, y, ys, scratch)
-    else:
-        for unit in prange(units, num_threads=workers, schedule="static"):
-            forward_unit(unit, &t, x, xs, cval, w, bias, y, ys, scratch + threadid() * worker_bytes)
+cdef Py_ssize_t block_count(const Task* t, Py_ssize_t N) noexcept nogil:
+    return N * t.groups * ((t.P + t.block_p - 1) // t.block_p) * ((t.Q + t.block_q - 1) // t.block_q)
 
 
-cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t N, Py_ssize_t pieces, const char* x, const Py_ssize_t* xs,
-                      summand cval, const char* dy, const Py_ssize_t* ys, summand* dw, char* scratch) noexcept nogil:
-    """dw of `filters` filters and a block of channels, summed over the samples of one piece."""
-    cdef Py_ssize_t k_blocks = (t.K + t.filters - 1) // t.filters, c_blocks = (t.C + t.block_c - 1) // t.block_c
+cdef Py_ssize_t part_count(const Task* t, Py_ssize_t units, int workers) noexcept nogil:
+    """Parts of the filters, so that workers have something to do: what is cut by their number isn't a sum."""
+    return t.parts if workers == 1 else max(t.parts, min((4 * workers + units - 1) // units, tile_count(t)))
+
+
+cdef void any_unit(Py_ssize_t unit, const Task* tasks, int workers, Py_ssize_t N, const char* x, const Py_ssize_t* xs,
+                   summand cval, const summand* w, const summand* bias, char* y, const Py_ssize_t* ys, bint finite,
+                   char* scratch) noexcept nogil:
+    """A unit of one of several problems."""
+    cdef const Task* t = tasks
+    cdef Py_ssize_t parts = part_count(t, block_count(t, N), workers), units = block_count(t, N) * parts
+    cdef Py_ssize_t[4] strides
+    while unit >= units:
+        unit -= units
+        w += packed_elements(t)
+        t += 1
+        parts = part_count(t, block_count(t, N), workers)
+        units = block_count(t, N) * parts
+    strides[0], strides[1], strides[2], strides[3] = ys[0], ys[1], ys[2] * t.y_sh, ys[3] * t.y_sw
+    forward_unit(unit, t, parts, x, xs, cval, w, bias, y + t.y_h * ys[2] + t.y_w * ys[3], strides, t.turned and not finite,
+                 scratch)
+
+
+cdef Py_ssize_t find_dots(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes, Py_ssize_t samples, Py_ssize_t x_sample,
+                          Py_ssize_t pitch, Py_ssize_t y_sample, Py_ssize_t y_row, bint whole, ptrdiff_t* at) noexcept nogil:
+    """The places of the whole vectors of dy's rows, or of the last ones, which end where the rows do."""
+    cdef Py_ssize_t n, p, q, count = 0
+    cdef Py_ssize_t begin = 0 if whole else max(columns - lanes, 0)
+    cdef Py_ssize_t end = columns - columns % lanes if whole else begin + (columns % lanes != 0)
+    for n in range(samples):
+        for p in range(rows):
+            q = begin
+            while q < end:
+                at[2 * count], at[2 * count + 1] = n * x_sample + p * pitch + q, n * y_sample + p * y_row + q
+                count += 1
+                q += lanes
+    return count
+
+
+cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, Py_ssize_t N, Py_ssize_t pieces, const char* x,
+                      const Py_ssize_t* xs, summand cval, const char* dy, const Py_ssize_t* ys, summand* dw,
+                      char* scratch) noexcept nogil:
+    """dw of a part of the filters and a block of channels, summed over the samples of one piece."""
+    cdef Py_ssize_t item = sizeof(summand), lanes = VECTOR_BYTES // item, tiles = tile_count(t)
+    cdef Py_ssize_t c_blocks = (t.C + t.block_c - 1) // t.block_c, q_blocks = (t.Q + t.block_q - 1) // t.block_q
     cdef Py_ssize_t c0 = unit % c_blocks * t.block_c, rest = unit // c_blocks
-    cdef Py_ssize_t k0 = rest % k_blocks * t.filters
-    cdef Py_ssize_t g = rest // k_blocks % t.groups, piece = rest // k_blocks // t.groups
-    cdef Py_ssize_t channels = min(t.block_c, t.C - c0), filters = min(t.filters, t.K - k0)
-    cdef Py_ssize_t lanes = VECTOR_BYTES // sizeof(summand), taps = channels * t.R * t.S
-    cdef Py_ssize_t row_length = (t.block_q + lanes - 1) // lanes * lanes, dots_size = t.filters * DIRECT_T * lanes
-    cdef Py_ssize_t tap_groups = (taps + DIRECT_T - 1) // DIRECT_T, q_blocks = (t.Q + t.block_q - 1) // t.block_q
-    cdef summand* dot = <summand*>scratch
-    cdef summand* dy_block = dot + (t.ntaps + DIRECT_T - 1) // DIRECT_T * dots_size
-    cdef summand* block = dy_block + t.filters * t.block_p * row_length
-    cdef Py_ssize_t i, n, k, p, q, p0, q0, rows, columns, tap
-    cdef const char* row
+    cdef Py_ssize_t part = rest % parts, g = rest // parts % t.groups, piece = rest // parts // t.groups
+    cdef Py_ssize_t first = part * tiles // parts, last = (part + 1) * tiles // parts
+    cdef Py_ssize_t k0 = t.K * first // tiles, filters = t.K * last // tiles - k0
+    cdef Py_ssize_t channels = min(t.block_c, t.C - c0), taps = channels * t.R * t.S
+    cdef Py_ssize_t length = (t.block_q + lanes - 1) // lanes * lanes
+    cdef Py_ssize_t x_sample = t.block_c * t.phases_h * t.phases_w * t.slots * t.pitch
+    cdef Py_ssize_t i, j, k, m, n, p, q, p0, q0, rows, columns, samples, tap, size, width, ld, row, y_sample, whole, places
+    cdef summand* block = <summand*>scratch
+    cdef summand* dot = block + t.block
+    cdef summand* mask = dot + filters * (taps + DIRECT_MOST) * lanes
+    cdef summand* copied = mask + lanes
+    cdef ptrdiff_t* at = <ptrdiff_t*>(copied + filters * t.bunch * t.block_p * length)
+    cdef summand* sums
+    cdef const char* start
+    cdef const summand* gradient
     cdef summand total
-    memset(dot, 0, tap_groups * dots_size * sizeof(summand))
-    memset(dy_block, 0, t.filters * t.block_p * row_length * sizeof(summand))
-    for n in range(N * piece // pieces, N * (piece + 1) // pieces):
-        for i in range(((t.P + t.block_p - 1) // t.block_p) * q_blocks):
+    memset(dot, 0, filters * (taps + DIRECT_MOST) * lanes * item)
+    n = N * piece // pieces
+    while n < N * (piece + 1) // pieces:
+        samples = min(t.bunch, N * (piece + 1) // pieces - n)
+        for i in range((t.P + t.block_p - 1) // t.block_p * q_blocks):
             p0, q0 = i // q_blocks * t.block_p, i % q_blocks * t.block_q
             rows, columns = min(t.block_p, t.P - p0), min(t.block_q, t.Q - q0)
-            load_block(x + n * xs[0] + (g * t.C + c0) * xs[1], xs[1], xs[2], xs[3], t, cval, channels, p0, q0, rows,
-                       columns, block)
-            for k in range(filters):
-                for p in range(rows):
-                    row = dy + n * ys[0] + (g * t.K + k0 + k) * ys[1] + (p0 + p) * ys[2] + q0 * ys[3]
-                    for q in range(columns):
-                        dy_block[(k * t.block_p + p) * row_length + q] = (<const summand*>(row + q * ys[3]))[0]
-                    for q in range(columns, row_length):  # a wider block may have left something there
-                        dy_block[(k * t.block_p + p) * row_length + q] = 0
-            for tap in range(tap_groups):
-                dots(<const summand*>block, <const ptrdiff_t*>t.taps + tap * DIRECT_T, t.pitch, <const summand*>dy_block,
-                     t.block_p * row_length, row_length, rows, columns, dot + tap * dots_size)
-    for k in range(filters):
-        for tap in range(taps):
-            total = 0
-            for i in range(lanes):
-                total += dot[tap // DIRECT_T * dots_size + (k * DIRECT_T + tap % DIRECT_T) * lanes + i]
-            dw[((piece * t.groups * t.K + g * t.K + k0 + k) * t.C + c0) * t.R * t.S + tap] = total
+            for m in range(samples):
+                load_block(x + (n + m) * xs[0] + (g * t.C + c0) * xs[1], xs[1], xs[2], xs[3], t, cval, channels, p0, q0,
+                           rows, columns, block + m * x_sample)
+            start = dy + n * ys[0] + (g * t.K + k0) * ys[1] + p0 * ys[2] + q0 * ys[3]
+            gradient, y_sample, ld, row = <const summand*>start, ys[0] // item, ys[1] // item, ys[2] // item
+            if ys[3] != item or columns < lanes:
+                gradient, y_sample, ld, row = copied, t.block_p * length, t.bunch * t.block_p * length, length
+                for k in range(filters):
+                    for m in range(samples):
+                        for p in range(rows):
+                            copy(<const summand*>(start + m * ys[0] + k * ys[1] + p * ys[2]), ys[3] // item, columns,
+                                 copied + k * ld + m * y_sample + p * row)
+            whole = find_dots(rows, columns, lanes, samples, x_sample, t.pitch, y_sample, row, True, at)
+            places = whole + find_dots(rows, columns, lanes, samples, x_sample, t.pitch, y_sample, row, False,
+                                       at + 2 * whole)
+            memset(mask, 0, lanes * item)  # without the lanes that were there already, or lie beyond the row
+            memset(mask + (lanes - columns % lanes if columns > lanes else 0), 255, columns % lanes * item)
+            sums = dot
+            for j in range(first, last):
+                k = t.K * j // tiles
+                size = t.K * (j + 1) // tiles - k
+                width = DIRECT_U(<int>size)
+                tap = 0
+                while tap < taps:
+                    dots(<int>size, <const summand*>block, <const ptrdiff_t*>t.taps + tap, gradient + (k - k0) * ld, ld,
+                         <const ptrdiff_t*>at, whole, places, <const summand*>mask, sums)
+                    sums += size * width * lanes
+                    tap += width
+        n += samples
+    sums = dot
+    dw += piece * t.groups * t.K * t.C * t.R * t.S
+    for j in range(first, last):
+        size = t.K * (j + 1) // tiles - t.K * j // tiles
+        width = DIRECT_U(<int>size)
+        tap = 0
+        while tap < taps:
+            for k in range(t.K * j // tiles, t.K * j // tiles + size):
+                for q in range(min(width, taps - tap)):
+                    total = 0
+                    for i in range(lanes):
+                        total += sums[q * lanes + i]
+                    dw[((g * t.K + k) * t.C + c0) * t.R * t.S + tap + q] = total
+                sums += width * lanes
+            tap += width
 
 
-cdef void weight_grad(Task t, Py_ssize_t N, Py_ssize_t pieces, const char* x, const Py_ssize_t* xs, summand cval,
-                      const char* dy, const Py_ssize_t* ys, summand* dw, char* scratch, Py_ssize_t worker_bytes,
-                      int workers) noexcept nogil:
-    cdef Py_ssize_t unit, units = (pieces * t.groups * ((t.K + t.filters - 1) // t.filters)
-                                   * ((t.C + t.block_c - 1) // t.block_c))
+cdef void weight_grad(const Task* t, const Py_buffer* b, summand cval, Py_ssize_t worker_bytes, int workers) noexcept nogil:
+    """b: x, dy, dw, scratch."""
+    cdef Py_ssize_t pieces = b[2].shape[0], N = b[0].shape[0]
+    cdef const char* x = <const char*>b[0].buf
+    cdef const char* dy = <const char*>b[1].buf
+    cdef summand* dw = <summand*>b[2].buf
+    cdef char* scratch = <char*>b[3].buf
+    cdef Py_ssize_t unit, parts = t.parts, units = pieces * t.groups * ((t.C + t.block_c - 1) // t.block_c)
     if workers == 1:
-        for unit in range(units):
-            weight_unit(unit, &t, N, pieces, x, xs, cval, dy, ys, dw, scratch)
+        for unit in range(units * parts):
+            weight_unit(unit, t, parts, N, pieces, x, b[0].strides, cval, dy, b[1].strides, dw, scratch)
     else:
-        for unit in prange(units, num_threads=workers, schedule="static"):
-            weight_unit(unit, &t, N, pieces, x, xs, cval, dy, ys, dw, scratch + threadid() * worker_bytes)
+        parts = part_count(t, units, workers)
+        for unit in prange(units * parts, num_threads=workers, schedule="static"):
+            weight_unit(unit, t, parts, N, pieces, x, b[0].strides, cval, dy, b[1].strides, dw,
+                        scratch + threadid() * worker_bytes)
 
 
-cdef bint pack(const char* w, const Py_ssize_t* shape, const Py_ssize_t* ws, Py_ssize_t filters, summand* out) noexcept nogil:
-    """w (groups, K, C, R, S) of any strides into the packed order of the picture above. Are all of them finite?"""
-    cdef Py_ssize_t g, k, block, c, r, s
-    cdef summand nothing = 0
-    for g in range(shape[0]):
-        for block in range((shape[1] + filters - 1) // filters):
-            for c in range(shape[2]):
-                for r in range(shape[3]):
-                    for s in range(shape[4]):
-                        for k in range(block * filters, (block + 1) * filters):
-                            out[0] = (<const summand*>(w + g * ws[0] + k * ws[1] + c * ws[2] + r * ws[3] + s * ws[4]))[0] \
-                                if k < shape[1] else 0
-                            nothing += out[0] * 0  # NaN for an infinity or NaN
-                            out += 1
-    return nothing == 0
+cdef void pack(const Task* t, const char* w, const Py_ssize_t* ws, summand* out) noexcept nogil:
+    """w of any strides into the packed order of the picture above."""
+    cdef Py_ssize_t g, k, k0, k1, j, c, r, s, tiles = tile_count(t)
+    cdef Py_ssize_t w_k = ws[1] if t.turned else ws[0], w_c = ws[0] if t.turned else ws[1]
+    cdef const char* at
+    w += t.w_r * ws[2] + t.w_s * ws[3]
+    for g in range(t.groups):
+        for j in range(tiles):
+            k0, k1 = t.K * j // tiles, t.K * (j + 1) // tiles
+            for c in range(t.C):
+                for r in range(t.R):
+                    at = w + k0 * w_k + c * w_c + r * t.w_dr * ws[2]
+                    for s in range(t.S):
+                        for k in range(k1 - k0):
+                            out[k] = (<const summand*>(at + k * w_k))[0]
+                        out += k1 - k0
+                        at += t.w_ds * ws[3]
+        w += (t.C if t.turned else t.K) * ws[0]
 
 
-cdef Task make_task(tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
-                    const int64_t[::1] taps) except *:
-    cdef Task t
-    t.groups, t.C, t.K, t.H, t.W, t.R, t.S, t.P, t.Q, t.left, t.sh, t.sw, t.dh, t.dw = geometry
-    t.filters, t.block_p, t.block_q, t.block_c, t.slots, t.pitch, t.phases_h, t.phases_w = blocks
-    t.rows, t.columns, t.taps = &rows[0], &columns[0], &taps[0]
-    t.padded_h, t.padded_w, t.ntaps = rows.shape[0], columns.shape[0], t.block_c * t.R * t.S
-    return t
+cdef bint all_finite(const summand* x, Py_ssize_t n) noexcept nogil:
+    cdef summand[8] nothing  # NaN for an infinity or NaN; several sums don't wait for each other
+    cdef Py_ssize_t i, j
+    for j in range(8):
+        nothing[j] = 0
+    for i in range(n // 8):
+        for j in range(8):
+            nothing[j] += x[8 * i + j] * 0
+    for i in range(n // 8 * 8, n):
+        nothing[0] += x[i] * 0
+    for j in range(1, 8):
+        nothing[0] += nothing[j]
+    return nothing[0] == 0
 
-# One entry for each dtype. x, dy, y: (N, channels, height, width) of any strides; bias: empty for none;
-# geometry, blocks and the index vectors as fastconv/algorithms/direct.py makes them.
 
-
-def f32_pack(const float[:, :, :, :, :] w, Py_ssize_t filters, float[::1] out):
-    cdef bint finite
-    with nogil:
-        finite = pack[float](<const char*>&w[0, 0, 0, 0, 0], w.shape, w.strides, filters, &out[0])
+cdef bint pack_parts(const Task* tasks, Py_ssize_t count, const char* w, const Py_ssize_t* ws, summand* out) noexcept nogil:
+    """The weights of every part, one after the other. Are all of them finite, where that matters?"""
+    cdef Py_ssize_t i
+    cdef bint finite = True
+    for i in range(count):
+        pack(&tasks[i], w, ws, out)
+        if tasks[i].turned:
+            finite = all_finite(<const summand*>out, packed_elements(&tasks[i])) and finite
+        out += packed_elements(&tasks[i])
     return finite
 
 
-def f64_pack(const double[:, :, :, :, :] w, Py_ssize_t filters, double[::1] out):
-    cdef bint finite
-    with nogil:
-        finite = pack[double](<const char*>&w[0, 0, 0, 0, 0], w.shape, w.strides, filters, &out[0])
-    return finite
+cdef void forward_parts(Prepared self, const Py_buffer* b, summand cval, bint packed, bint finite, Py_ssize_t worker_bytes,
+                        int workers) noexcept nogil:
+    """b: x, w, bias, y, scratch."""
+    cdef Py_ssize_t i, blocks, units = 0
+    cdef char* scratch = <char*>b[4].buf
+    cdef summand* w = <summand*>b[1].buf
+    cdef const summand* bias = <const summand*>b[2].buf if b[2].shape[0] else NULL
+    if not packed:
+        w = <summand*>scratch
+        scratch += (self.packed * sizeof(summand) + 63) // 64 * 64
+        finite = pack_parts(self.tasks, self.count, <const char*>b[1].buf, b[1].strides, w)
+    for i in range(self.count):
+        blocks = block_count(&self.tasks[i], b[0].shape[0])
+        units += blocks * part_count(&self.tasks[i], blocks, workers)
+    if workers == 1:
+        for i in range(units):
+            any_unit(i, self.tasks, 1, b[0].shape[0], <const char*>b[0].buf, b[0].strides, cval, <const summand*>w, bias,
+                     <char*>b[3].buf, b[3].strides, finite, scratch)
+    else:
+        for i in prange(units, num_threads=workers, schedule="static"):
+            any_unit(i, self.tasks, workers, b[0].shape[0], <const char*>b[0].buf, b[0].strides, cval, <const summand*>w,
+                     bias, <char*>b[3].buf, b[3].strides, finite, scratch + threadid() * worker_bytes)
 
 
-def u64_pack(const uint64_t[:, :, :, :, :] w, Py_ssize_t filters, uint64_t[::1] out):
-    cdef bint finite
-    with nogil:
-        finite = pack[uint64_t](<const char*>&w[0, 0, 0, 0, 0], w.shape, w.strides, filters, &out[0])
-    return finite
+cdef class Prepared:
+    """All of a problem but its arrays: several forward problems that write parts of one result, or a weight gradient.
 
+    ``parts``: for each of them numbers in the order of Task, and the index vectors rows, columns and taps.
+    """
+    cdef Task* tasks
+    cdef Py_ssize_t count
+    cdef int kind  # of the sums: float32, float64, or uint64
+    cdef double cval
+    cdef uint64_t whole_cval
+    cdef object tables
+    cdef readonly Py_ssize_t packed
+    """Elements of all packed weights."""
 
-def f32_forward(const float[:, :, :, :] x, const float[::1] packed, const float[::1] bias, float[:, :, :, :] y, float cval,
-                tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
-                const int64_t[::1] taps, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers, bint careful=False):
-    cdef Task t = make_task(geometry, blocks, rows, columns, taps)
-    t.careful = careful
-    with nogil:
-        forward[float](t, x.shape[0], <const char*>&x[0, 0, 0, 0], x.strides, cval, &packed[0],
-                       &bias[0] if bias.shape[0] else NULL, <char*>&y[0, 0, 0, 0], y.strides, <char*>&scratch[0],
-                       worker_bytes, workers)
+    def __cinit__(self, str kind, cval, list parts):
+        cdef const int64_t[::1] rows, columns, taps
+        cdef Task* t
+        self.kind = ("f32", "f64", "u64").index(kind)
+        if self.kind == 2:
+            self.whole_cval = cval
+        else:
+            self.cval = cval
+        self.tables = [tables for _, *tables in parts]
+        self.tasks = <Task*>calloc(max(len(parts), 1), sizeof(Task))
+        if self.tasks == NULL:
+            raise MemoryError
+        for numbers, rows, columns, taps in parts:
+            t = &self.tasks[self.count]
+            (t.groups, t.C, t.K, t.H, t.W, t.R, t.S, t.P, t.Q, t.left, t.sh, t.sw, t.dh, t.dw, t.block_p, t.block_q,
+             t.block_c, t.slots, t.pitch, t.phases_h, t.phases_w, t.block, t.run, t.parts, t.bunch, t.y_h, t.y_w, t.y_sh, t.y_sw,
+             t.turned, t.w_r, t.w_s, t.w_dr, t.w_ds, t.constant) = numbers
+            t.rows, t.columns, t.taps = &rows[0], &columns[0], &taps[0]
+            t.padded_h, t.padded_w, t.ntaps = rows.shape[0], columns.shape[0], t.block_c * t.R * t.S
+            self.count += 1
+            self.packed += packed_elements(t)
 
+    def __dealloc__(self):
+        free(self.tasks)
 
-def f64_forward(const double[:, :, :, :] x, const double[::1] packed, const double[::1] bias, double[:, :, :, :] y,
-                double cval, tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
-                const int64_t[::1] taps, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers, bint careful=False):
-    cdef Task t = make_task(geometry, blocks, rows, columns, taps)
-    t.careful = careful
-    with nogil:
-        forward[double](t, x.shape[0], <const char*>&x[0, 0, 0, 0], x.strides, cval, &packed[0],
-                        &bias[0] if bias.shape[0] else NULL, <char*>&y[0, 0, 0, 0], y.strides, <char*>&scratch[0],
-                        worker_bytes, workers)
+    def pack(self, w, out):
+        """w (K, C/groups, R, S) of any strides into the order of the tiles. Are all of them finite, where that matters?"""
+        cdef Py_buffer[2] b
+        cdef int held = 0
+        cdef bint finite
+        try:
+            for array in (w, out):
+                PyObject_GetBuffer(array, &b[held], PyBUF_STRIDES)
+                held += 1
+            if self.kind == 0:
+                finite = pack_parts(self.tasks, self.count, <const char*>b[0].buf, b[0].strides, <float*>b[1].buf)
+            elif self.kind == 1:
+                finite = pack_parts(self.tasks, self.count, <const char*>b[0].buf, b[0].strides, <double*>b[1].buf)
+            else:
+                finite = pack_parts(self.tasks, self.count, <const char*>b[0].buf, b[0].strides, <uint64_t*>b[1].buf)
+        finally:
+            for i in range(held):
+                PyBuffer_Release(&b[i])
+        return finite
 
+    def forward(self, x, w, finite, bias, y, scratch, Py_ssize_t worker_bytes, int workers):
+        """y of x, of any strides. w as ``pack`` takes it if ``finite`` is None, else packed; bias: empty for none.
 
-def u64_forward(const uint64_t[:, :, :, :] x, const uint64_t[::1] packed, const uint64_t[::1] bias,
-                uint64_t[:, :, :, :] y, uint64_t cval, tuple geometry, tuple blocks, const int64_t[::1] rows,
-                const int64_t[::1] columns, const int64_t[::1] taps, uint8_t[::1] scratch, Py_ssize_t worker_bytes,
-                int workers, bint careful=False):
-    cdef Task t = make_task(geometry, blocks, rows, columns, taps)
-    t.careful = careful
-    with nogil:
-        forward[uint64_t](t, x.shape[0], <const char*>&x[0, 0, 0, 0], x.strides, cval, &packed[0],
-                          &bias[0] if bias.shape[0] else NULL, <char*>&y[0, 0, 0, 0], y.strides, <char*>&scratch[0],
-                          worker_bytes, workers)
+        Scratch: ``packed`` elements for w, up to whole multiples of 64 bytes, then ``worker_bytes`` for each worker.
+        """
+        cdef Py_buffer[5] b
+        cdef int held = 0
+        cdef bint packed = finite is not None, sure = packed and finite
+        try:
+            for array in (x, w, bias, y, scratch):
+                PyObject_GetBuffer(array, &b[held], PyBUF_STRIDES | PyBUF_WRITABLE if held > 2 else PyBUF_STRIDES)
+                held += 1
+            with nogil:
+                if self.kind == 0:
+                    forward_parts[float](self, b, <float>self.cval, packed, sure, worker_bytes, workers)
+                elif self.kind == 1:
+                    forward_parts[double](self, b, self.cval, packed, sure, worker_bytes, workers)
+                else:
+                    forward_parts[uint64_t](self, b, self.whole_cval, packed, sure, worker_bytes, workers)
+        finally:
+            for i in range(held):
+                PyBuffer_Release(&b[i])
 
-
-def f32_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float[:, :, :, :, ::1] dw, float cval,
-                    tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
-                    const int64_t[::1] taps, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """dw (pieces, K, C/groups, R, S): to be added up by the caller."""
-    cdef Task t = make_task(geometry, blocks, rows, columns, taps)
-    with nogil:
-        weight_grad[float](t, x.shape[0], dw.shape[0], <const char*>&x[0, 0, 0, 0], x.strides, cval,
-                           <const char*>&dy[0, 0, 0, 0], dy.strides, &dw[0, 0, 0, 0, 0], <char*>&scratch[0],
-                           worker_bytes, workers)
-
-
-def f64_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy, double[:, :, :, :, ::1] dw, double cval,
-                    tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
-                    const int64_t[::1] taps, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(geometry, blocks, rows, columns, taps)
-    with nogil:
-        weight_grad[double](t, x.shape[0], dw.shape[0], <const char*>&x[0, 0, 0, 0], x.strides, cval,
-                            <const char*>&dy[0, 0, 0, 0], dy.strides, &dw[0, 0, 0, 0, 0], <char*>&scratch[0],
-                            worker_bytes, workers)
-
-
-def u64_weight_grad(const uint64_t[:, :, :, :] x, const uint64_t[:, :, :, :] dy, uint64_t[:, :, :, :, ::1] dw,
-                    uint64_t cval, tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
-                    const int64_t[::1] taps, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(geometry, blocks, rows, columns, taps)
-    with nogil:
-        weight_grad[uint64_t](t, x.shape[0], dw.shape[0], <const char*>&x[0, 0, 0, 0], x.strides, cval,
-                              <const char*>&dy[0, 0, 0, 0], dy.strides, &dw[0, 0, 0, 0, 0], <char*>&scratch[0],
-                              worker_bytes, workers)
+    def weight_grad(self, x, dy, dw, scratch, Py_ssize_t worker_bytes, int workers):
+        """dw (pieces, K, C/groups, R, S), in one piece of memory: to be added up by the caller."""
+        cdef Py_buffer[4] b
+        cdef int held = 0
+        try:
+            for array in (x, dy, dw, scratch):
+                PyObject_GetBuffer(array, &b[held], PyBUF_STRIDES | PyBUF_WRITABLE if held > 1 else PyBUF_STRIDES)
+                held += 1
+            with nogil:
+                if self.kind == 0:
+                    weight_grad[float](self.tasks, b, <float>self.cval, worker_bytes, workers)
+                elif self.kind == 1:
+                    weight_grad[double](self.tasks, b, self.cval, worker_bytes, workers)
+                else:
+                    weight_grad[uint64_t](self.tasks, b, self.whole_cval, worker_bytes, workers)
+        finally:
+            for i in range(held):
+                PyBuffer_Release(&b[i])

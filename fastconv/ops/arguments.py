@@ -23,15 +23,16 @@ __all__ = [
 ]  # fmt: skip
 
 INT64_LARGEST = 2**63 - 1
+_SERVED = "?bBhHiIlLqQefd"
+"""Type characters of bool, the integers and the floats of at most 64 bits."""
 
 
 def as_operand(value: object, name: str) -> np.ndarray:
     """``np.asarray``, refused unless bool, integer, or float of 16, 32 or 64 bits."""
     array = np.asarray(value)
-    dtype = array.dtype
-    if dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8):
+    if array.dtype.char in _SERVED:
         return array
-    raise TypeError(f"{name}: got dtype {dtype}; must be bool, an integer, float16, float32 or float64")
+    raise TypeError(f"{name}: got dtype {array.dtype}; must be bool, an integer, float16, float32 or float64")
 
 
 def promote(*dtypes: np.dtype) -> np.dtype:

@@ -6,7 +6,7 @@ The machinery under the public convolutions and image functions. Knows arrays, p
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,13 +22,15 @@ from fastconv.ops.arguments import INT64_LARGEST
 from fastconv.problem import ConvProblem
 
 __all__ = [
-    "Call", "PackedWeights", "Settings", "as_bias", "bind", "check_overflow", "clear_calls", "in_layout",
+    "OPERANDS", "Call", "PackedWeights", "Settings", "as_bias", "bind", "check_overflow", "clear_calls", "in_layout",
     "kernel_factors", "make_call", "prepared", "result_dtypes",
 ]  # fmt: skip
 
-_NO_BIAS = {name: np.empty(0, name) for name in ("float32", "float64", "uint64")}
+_NO_BIAS = {np.dtype(name): np.empty(0, name) for name in ("float32", "float64", "uint64")}
 EXACT = {"float32": 2**24, "float64": 2**53}
 """Up to these sizes every integer is a float: a sum within them is exact."""
+OPERANDS = {"forward": ("x", "w"), "input_grad": ("dy", "w"), "weight_grad": ("x", "dy")}
+"""Names of what each direction takes."""
 _OVERFLOW = ("raise", "saturate", "wrap")
 
 
@@ -124,6 +126,7 @@ def make_call(problem: ConvProblem, promoted: np.dtype, settings: Settings) -> C
     if problem.direction != "weight_grad":
         shape = in_layout(shape, problem.layout)  # type: ignore[assignment]
     bias_dtype = promoted if promoted.kind == "f" or problem.dtype == "int64" else np.dtype(problem.compute_dtype)
+    bias_dtype = np.dtype(bias_dtype.type)  # the one object of that dtype
     return Call(plan, settings.result, bias_dtype, shape, settings.overflow, settings.planning)
 
 
@@ -154,12 +157,25 @@ class Call:
     overflow: str
     planning: dict
     """The options that chose the plan."""
+    _compute_dtype: np.dtype = field(init=False)
+    _plain: bool = field(init=False)
+    """Floats, of which there are some, in the usual layout."""
+    _bias_shape: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        problem = self.plan.problem
+        compute = np.dtype(problem.compute_dtype)
+        floats = problem.dtype == problem.compute_dtype == self.result.name
+        plain = floats and problem.layout == "NCHW" and problem.N > 0 and problem.C > 0
+        bias = problem.out_shape[1:2] if problem.direction != "weight_grad" else ()
+        for name, value in (("_compute_dtype", compute), ("_plain", plain), ("_bias_shape", bias)):
+            object.__setattr__(self, name, value)
 
     def __call__(
         self,
         a: np.ndarray,
         b: Any,
-        bias: np.ndarray | None,
+        bias: Any,
         out: np.ndarray | None,
         workers: int | None,
         found: Factors | None = None,
@@ -168,12 +184,17 @@ class Call:
 
         ``found``: the factors of b, where somebody looked.
         """
-        if self._plain and out is None and isinstance(b, np.ndarray):
-            compute = self._compute_dtype
-            if a.dtype is compute and b.dtype is compute and a.flags.aligned and b.flags.aligned:
-                y = check.new_array(self.shape, compute)
-                self._run(a, b, self._bias(bias), y, machine.resolve_workers(workers), found)
-                return y
+        compute = self._compute_dtype
+        # Nothing to convert, to turn or to fill: the short way.
+        if (
+            self._plain and out is None and a.dtype is compute and type(b) is np.ndarray and b.dtype is compute
+            and a.flags.aligned and b.flags.aligned
+        ):  # fmt: skip
+            start = self._bias(bias)
+            y = check.new_array(self.shape, compute)
+            self._run(a, b, start, y, machine.resolve_workers(workers), found)
+            return y
+        workers, bias = machine.resolve_workers(workers), self._checked_bias(bias)
         if out is not None:
             check.check_out(out, self.shape, self.result, (a, b if isinstance(b, np.ndarray) else None, bias))
         call = self
@@ -181,7 +202,7 @@ class Call:
             bound = self._refuse_overflow(a, b, bias)
             if isinstance(b, np.ndarray):
                 call = self._exact_within(bound)
-        return call._compute(a, b, bias, out, machine.resolve_workers(workers), found)
+        return call._compute(a, b, bias, out, workers, found)
 
     def _compute(
         self,
@@ -231,17 +252,6 @@ class Call:
         self.plan.run(a, b, bias, out, workers)
 
     @cached_property
-    def _plain(self) -> bool:
-        """Is there nothing to convert, to turn or to fill, if the operands are of the compute dtype? The short way."""
-        problem = self.plan.problem
-        floats = problem.dtype == problem.compute_dtype == self.result.name
-        return floats and problem.layout == "NCHW" and problem.N > 0 and problem.C > 0
-
-    @cached_property
-    def _compute_dtype(self) -> np.dtype:
-        return np.dtype(self.plan.problem.compute_dtype)
-
-    @cached_property
     def _work(self) -> np.dtype:
         """What the kernels write: the result's dtype where they can."""
         exact = self.plan.problem.dtype == "int64"
@@ -264,12 +274,20 @@ class Call:
             return check.normal(array, np.dtype(np.int64)).view(np.uint64)
         return check.normal(array, compute)
 
-    def _bias(self, bias: np.ndarray | None) -> np.ndarray:
+    def _checked_bias(self, bias: Any) -> np.ndarray | None:
+        return None if bias is None else as_bias(bias, self._bias_shape[0], self.plan.problem.dtype == "int64")
+
+    def _bias(self, bias: Any) -> np.ndarray:
+        """As the kernels take it."""
         compute = self._compute_dtype
         if bias is None:
-            return _NO_BIAS[compute.name]
-        if bias.dtype is compute is self.bias_dtype and bias.flags.c_contiguous and bias.flags.aligned:
-            return bias
+            return _NO_BIAS[compute]
+        if type(bias) is np.ndarray and bias.dtype is compute is self.bias_dtype and bias.shape == self._bias_shape:
+            flags = bias.flags
+            if flags.c_contiguous and flags.aligned:
+                return bias
+        bias = self._checked_bias(bias)
+        assert bias is not None
         if self.plan.problem.dtype == "int64":
             bias = bias.astype(np.int64)
             return np.ascontiguousarray(bias.view(np.uint64) if compute.kind == "u" else bias.astype(compute))
@@ -397,7 +415,6 @@ class _BoundPlan:
         return (plan.problem, plan.method, plan.isa)
 
     def __call__(self, a: ArrayLike, b: Any, bias: Any = None, out: np.ndarray | None = None) -> np.ndarray:
-        problem = self.call.plan.problem
         a = self._operand(a, 0)
         if isinstance(b, PackedWeights):
             if b.plan != self._identity:
@@ -407,11 +424,7 @@ class _BoundPlan:
         self._check_dtype(check.promote(a.dtype, b.dtype))
         if bias is not None and not self.takes_bias:
             raise TypeError(f"bias: got one; a plan of {' and '.join(self.names)} takes none")
-        bias = as_bias(bias, problem.K, problem.dtype == "int64")
         return self.call(a, b, bias, out, self.workers)
-
-
-_OPERANDS = {"forward": ("x", "w"), "input_grad": ("dy", "w"), "weight_grad": ("x", "dy")}
 
 
 def bind(call: Call, workers: int | None, names: tuple[str, str] | None = None, shapes: Any = None) -> planner.Plan:
@@ -419,7 +432,7 @@ def bind(call: Call, workers: int | None, names: tuple[str, str] | None = None, 
     problem = call.plan.problem
     takes_bias = names is None and problem.direction == "forward"
     if names is None:
-        names = _OPERANDS[problem.direction]
+        names = OPERANDS[problem.direction]
         y_shape, x_shape = (in_layout(shape, problem.layout) for shape in (problem.y_shape, problem.x_shape))
         of = {"x": x_shape, "dy": y_shape, "w": problem.w_shape}
         shapes = of[names[0]], of[names[1]]

@@ -18,6 +18,7 @@ from fastconv.errors import ShapeError
 from fastconv.ops import arguments as check
 from fastconv.ops.arguments import INT64_LARGEST
 from fastconv.ops.call import (
+    OPERANDS,
     Call,
     Settings,
     as_bias,
@@ -53,9 +54,10 @@ overflow), as given by the caller."""
 # --- prepared calls --------------------------------------------------------------------------------
 
 
-def _prepared(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, options: Options) -> Call:
-    """The prepared call for these operands and options."""
+def _prepared(direction: str, a: np.ndarray, b: np.ndarray, shapes: Any, options: Options) -> Call:
+    """The prepared call for these operands and options; ``shapes`` that of the result, of a gradient."""
     stride, padding, dilation, groups, _, _, _, method, max_error, elementwise, max_workspace, dtype, _ = options
+    b_shape = b.shape
     # 1 == 1.0 == True, but not every one of them is a valid option: the text tells them apart.
     numbers = None
     if not (
@@ -64,17 +66,35 @@ def _prepared(direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, optio
     ):  # fmt: skip
         numbers = f"{stride}{padding}{dilation}{groups}{max_error}{elementwise}{max_workspace}"
     rank = None
-    if b.ndim == 4 and b.shape[1] == 1 and b.shape[0] == groups and direction != "weight_grad":  # C = K = groups
+    if len(b_shape) == 4 and b_shape[1] == 1 and b_shape[0] == groups and direction != "weight_grad":  # C = K = groups
+        _check_dtypes(direction, a, b)
         found = kernel_factors(b[:, 0], a.size // groups, (a.dtype, b.dtype), method, dtype)
         rank = None if found is None else found.rank
-    key = (direction, a.shape, a.dtype, b.shape, b.dtype, shapes, options, numbers, rank)
+    key = (direction, a.shape, a.dtype, b_shape, b.dtype, shapes, numbers, rank, *options)
     return prepared(key, _prepare, direction, a, b, shapes, options, rank)
+
+
+def _check_dtypes(direction: str, a: np.ndarray, b: np.ndarray) -> None:
+    for array, name in zip((a, b), OPERANDS[direction], strict=True):
+        check.as_operand(array, name)
+
+
+def _result_shape(shape: Any, name: str) -> Any:
+    """The shape of a gradient as given: four extents, of type int, are checked where a call is prepared."""
+    if type(shape) is tuple and len(shape) == 4:
+        n, c, h, w = shape
+        if type(n) is type(c) is type(h) is type(w) is int:
+            return shape
+    return check.shape_of_four(shape, name)
 
 
 def _prepare(
     direction: str, a: np.ndarray, b: np.ndarray, shapes: tuple, options: Options, rank: int | None
 ) -> Call:
-    """Check shapes and options, plan the problem."""
+    """Check dtypes, shapes and options, plan the problem."""
+    _check_dtypes(direction, a, b)
+    if direction != "forward":
+        shapes = check.shape_of_four(shapes, "kernel_shape" if direction == "weight_grad" else "input_shape")
     layout = check.check_layout(options[6])
     if direction == "weight_grad":
         check.check_rank(a, "x", _AXES[layout])
@@ -238,14 +258,10 @@ def conv2d(
     array([[[[45., 39.],
              [66., 50.]]]])
     """
-    x, w = check.as_operand(x, "x"), check.as_operand(w, "w")
-    workers = machine.check_workers(workers)
+    x, w = np.asarray(x), np.asarray(w)
     options = (stride, padding, dilation, groups, boundary, cval, layout, method, max_error, elementwise, max_workspace,
                dtype, overflow)  # fmt: skip
-    call = _prepared("forward", x, w, (), options)
-    if bias is not None:
-        bias = as_bias(bias, call.plan.problem.K, call.plan.problem.dtype == "int64")
-    return call(x, w, bias, out, workers)
+    return _prepared("forward", x, w, (), options)(x, w, bias, out, workers)
 
 
 def conv2d_input_grad(
@@ -310,9 +326,8 @@ def conv2d_input_grad(
            [1., 2., 1., 2.],
            [3., 4., 3., 4.]])
     """
-    dy, w = check.as_operand(dy, "dy"), check.as_operand(w, "w")
-    workers = machine.check_workers(workers)
-    shape = check.shape_of_four(input_shape, "input_shape")
+    dy, w = np.asarray(dy), np.asarray(w)
+    shape = _result_shape(input_shape, "input_shape")
     options = (stride, padding, dilation, groups, boundary, cval, layout, method, max_error, elementwise, max_workspace,
                dtype, overflow)  # fmt: skip
     return _prepared("input_grad", dy, w, shape, options)(dy, w, None, out, workers)
@@ -377,9 +392,8 @@ def conv2d_weight_grad(
     array([[[[ 8., 12.],
              [20., 24.]]]])
     """
-    x, dy = check.as_operand(x, "x"), check.as_operand(dy, "dy")
-    workers = machine.check_workers(workers)
-    shape = check.shape_of_four(kernel_shape, "kernel_shape")
+    x, dy = np.asarray(x), np.asarray(dy)
+    shape = _result_shape(kernel_shape, "kernel_shape")
     options = (stride, padding, dilation, groups, boundary, cval, layout, method, max_error, elementwise, max_workspace,
                dtype, overflow)  # fmt: skip
     return _prepared("weight_grad", x, dy, shape, options)(x, dy, None, out, workers)
