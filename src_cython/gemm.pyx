@@ -39,12 +39,13 @@ cdef extern from "tiles.h" nogil:
     const int GEMM_M
     const int GEMM_VECTORS
     const int GEMM_UNIT
+    const int GEMM_GROUP
     const int GEMM_DEPTH_BYTES
     const int VECTOR_BYTES
     void prefetch(const void*, ptrdiff_t)
     void prefetch_to_write(const void*, ptrdiff_t)
     void f32_gemm_tile(ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, const ptrdiff_t*, const ptrdiff_t*, const float*,
-                       const float*, float*, ptrdiff_t)
+                       const float*, float*, const ptrdiff_t*)
     void f32_copy(const float*, ptrdiff_t, float*)
     void f32_copy_padded(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, float, float*)
     void f32_add(const float*, ptrdiff_t, float*)
@@ -52,9 +53,10 @@ cdef extern from "tiles.h" nogil:
     void f32_copy_runs(const float*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*)
     void f32_zip_row(const float*, ptrdiff_t, const float*, ptrdiff_t, float*)
     void f32_put_turned(const float*, ptrdiff_t, ptrdiff_t, const float*, float*, ptrdiff_t)
-    void f32_transpose_rows(const float*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, const float*, float*, ptrdiff_t)
+    void f32_transpose_rows(const float*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, float*,
+                            const ptrdiff_t*)
     void f64_gemm_tile(ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, const ptrdiff_t*, const ptrdiff_t*, const double*,
-                       const double*, double*, ptrdiff_t)
+                       const double*, double*, const ptrdiff_t*)
     void f64_copy(const double*, ptrdiff_t, double*)
     void f64_copy_padded(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, double, double*)
     void f64_add(const double*, ptrdiff_t, double*)
@@ -62,9 +64,10 @@ cdef extern from "tiles.h" nogil:
     void f64_copy_runs(const double*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*)
     void f64_zip_row(const double*, ptrdiff_t, const double*, ptrdiff_t, double*)
     void f64_put_turned(const double*, ptrdiff_t, ptrdiff_t, const double*, double*, ptrdiff_t)
-    void f64_transpose_rows(const double*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, const double*, double*, ptrdiff_t)
+    void f64_transpose_rows(const double*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, double*,
+                            const ptrdiff_t*)
     void u64_gemm_tile(ptrdiff_t, ptrdiff_t, ptrdiff_t, const uint64_t*, const ptrdiff_t*, const ptrdiff_t*, const uint64_t*,
-                       const uint64_t*, uint64_t*, ptrdiff_t)
+                       const uint64_t*, uint64_t*, const ptrdiff_t*)
     void u64_copy(const uint64_t*, ptrdiff_t, uint64_t*)
     void u64_copy_padded(const uint64_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, uint64_t, uint64_t*)
     void u64_add(const uint64_t*, ptrdiff_t, uint64_t*)
@@ -72,7 +75,8 @@ cdef extern from "tiles.h" nogil:
     void u64_copy_runs(const uint64_t*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, uint64_t*)
     void u64_zip_row(const uint64_t*, ptrdiff_t, const uint64_t*, ptrdiff_t, uint64_t*)
     void u64_put_turned(const uint64_t*, ptrdiff_t, ptrdiff_t, const uint64_t*, uint64_t*, ptrdiff_t)
-    void u64_transpose_rows(const uint64_t*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, const uint64_t*, uint64_t*, ptrdiff_t)
+    void u64_transpose_rows(const uint64_t*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, const uint64_t*, uint64_t*,
+                            const ptrdiff_t*)
 
 TILE_ROWS, TILE_VECTORS = GEMM_M, GEMM_VECTORS
 TILE_BYTES = GEMM_VECTORS * VECTOR_BYTES
@@ -82,13 +86,15 @@ UNIT_BYTES = GEMM_UNIT
 DEPTH_BYTES = GEMM_DEPTH_BYTES
 """Bytes of one row of a block of the depth, at the most."""
 cdef enum:
-    GROUP = 64  # rows whose tiles are computed one after another: whole vectors, where they are stored transposed
-    MOST_ROWS = 80  # of a group with what is left of the rows
+    MOST_ROWS = 128  # of a group: GEMM_GROUP with what is left of the rows
     MOST_LANES = 64  # of a panel
     TURNED = 64  # channels, and taps, of a piece of turned filters
-cdef Py_ssize_t OFFSETS_BYTES = (GEMM_DEPTH_BYTES // 4 + MOST_ROWS) * sizeof(ptrdiff_t)
-cdef Py_ssize_t COPY_BYTES = GEMM_DEPTH_BYTES + 64  # from one copied row of a to the next: not a multiple of a page
-PANEL_BYTES = OFFSETS_BYTES + 2 * MOST_ROWS * GEMM_VECTORS * VECTOR_BYTES + MOST_ROWS * (GEMM_DEPTH_BYTES + 64)
+    COPIES = 4  # panels of lanes that are worth a copy of rows, where these don't lie along the depth
+cdef Py_ssize_t DEPTHS = GEMM_DEPTH_BYTES // 4, SUMS_BYTES = MOST_ROWS * GEMM_VECTORS * VECTOR_BYTES
+cdef Py_ssize_t OFFSETS_BYTES = (2 * DEPTHS + 2 * MOST_ROWS) * sizeof(ptrdiff_t)
+cdef Py_ssize_t GROUP_BYTES = 256 << 10  # of a group of rows of a: half of the second cache
+cdef Py_ssize_t COPIES_BYTES = GROUP_BYTES + 16 * GEMM_DEPTH_BYTES  # of such a group copied, with its gaps
+PANEL_BYTES = OFFSETS_BYTES + 2 * SUMS_BYTES + COPIES_BYTES
 """Scratch of a product beside the panels of b and a patch: offsets, tiles of c in both orders, copied rows of a."""
 
 
@@ -113,7 +119,10 @@ cdef struct Matrix:
     Axis item  # filters, pixels or taps: a row of A, a lane of B
     Axis depth  # what is summed over
     Py_ssize_t origin  # the offset that stands for data
+    const char* end  # what lies before may be read; NULL: unknown
+    bint whole  # a block of the depth of its own, channels innermost
     bint patched  # windows of which patches are copied; the rest is theirs
+    bint in_patch  # such a patch
     bint deep  # pixels are the depth
     bint channels_last
     Cut cut  # of the items: what a patch is copied for
@@ -207,6 +216,51 @@ cdef inline Cut whole(Py_ssize_t extent) noexcept nogil:
     return cut
 
 
+cdef inline void count_up(Py_ssize_t n, Py_ssize_t step, ptrdiff_t* offsets) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        offsets[i] = i * step
+
+
+cdef inline void transpose_rows(const summand* source, const ptrdiff_t* offsets, Py_ssize_t rows, Py_ssize_t next,
+                                Py_ssize_t columns, const char* end, summand* out, const ptrdiff_t* to) noexcept nogil:
+    if summand is float:
+        f32_transpose_rows(source, offsets, rows, next, columns, <const float*>end, out, to)
+    elif summand is double:
+        f64_transpose_rows(source, offsets, rows, next, columns, <const double*>end, out, to)
+    else:
+        u64_transpose_rows(source, offsets, rows, next, columns, <const uint64_t*>end, out, to)
+
+
+# --- scratch ---------------------------------------------------------------------------------------
+
+
+cdef struct Room:  # a worker's scratch
+    ptrdiff_t* steps  # offsets of the depth
+    ptrdiff_t* to  # where they go
+    ptrdiff_t* rows  # offsets of rows, or of lanes
+    ptrdiff_t* places  # of rows in the result
+    char* sums  # tiles of the product
+    char* turned  # the same, transposed
+    char* a  # copied rows
+    char* patch
+    char* b  # the panels of lanes
+
+
+cdef inline Room room_of(char* scratch, Py_ssize_t patch_bytes) noexcept nogil:
+    cdef Room room
+    room.steps = <ptrdiff_t*>scratch
+    room.to = room.steps + DEPTHS
+    room.rows = room.to + DEPTHS
+    room.places = room.rows + MOST_ROWS
+    room.sums = scratch + OFFSETS_BYTES
+    room.turned = room.sums + SUMS_BYTES
+    room.a = room.turned + SUMS_BYTES
+    room.patch = room.a + COPIES_BYTES
+    room.b = room.patch + patch_bytes
+    return room
+
+
 # --- patches ---------------------------------------------------------------------------------------
 
 
@@ -258,30 +312,31 @@ cdef inline void copy_padded(const summand* source, Py_ssize_t before, Py_ssize_
 
 cdef inline void copy_pixels(const summand* row, Py_ssize_t column, Py_ssize_t channel, const Geometry* g, summand cval,
                              Py_ssize_t v0, Py_ssize_t inside, Py_ssize_t outside, Py_ssize_t width, bint looking,
-                             Py_ssize_t channels, summand* out) noexcept nogil:
-    """Columns v0.. of a padded row, all channels of each side by side; those from inside to outside lie in the image.
+                             Py_ssize_t channels, Py_ssize_t pitch, summand* out) noexcept nogil:
+    """Columns v0.. of a padded row, `pitch` apart, all channels of each side by side; those from inside to outside lie
+    in the image.
 
     `looking`: the others may repeat the image. row == NULL: the constant."""
     cdef Py_ssize_t i
     cdef const summand* first = row + (v0 + inside - g.left) * column
     if row == NULL:
-        fill(cval, width * channels, out)
-    elif channels == 1 and column == 1:
+        fill(cval, width * pitch, out)
+    elif channels == 1 and pitch == 1 and column == 1:
         copy_padded(first, inside, outside - inside, width - outside, cval, out)
-    elif channels == 1:
+    elif channels == 1 and pitch == 1:
         fill(cval, width, out)
         copy(first, column, outside - inside, out + inside)
-    elif channel == 1 and column == channels:
+    elif channel == 1 and column == channels and pitch == channels:
         copy_padded(first, inside * channels, (outside - inside) * channels, (width - outside) * channels, cval, out)
     else:
-        fill(cval, width * channels, out)
+        fill(cval, width * pitch, out)
         for i in range(outside - inside):
-            copy(first + i * column, channel, channels, out + (inside + i) * channels)
+            copy(first + i * column, channel, channels, out + (inside + i) * pitch)
     if row != NULL and looking:
         for i in range(inside):
-            look_up(row, column, channel, g.columns[v0 + i], cval, channels, out + i * channels)
+            look_up(row, column, channel, g.columns[v0 + i], cval, channels, out + i * pitch)
         for i in range(outside, width):
-            look_up(row, column, channel, g.columns[v0 + i], cval, channels, out + i * channels)
+            look_up(row, column, channel, g.columns[v0 + i], cval, channels, out + i * pitch)
 
 
 cdef inline void look_up(const summand* row, Py_ssize_t column, Py_ssize_t channel, Py_ssize_t w, summand cval,
@@ -292,8 +347,26 @@ cdef inline void look_up(const summand* row, Py_ssize_t column, Py_ssize_t chann
         copy(row + w * column, channel, channels, out)
 
 
+cdef void turn_pixels(const summand* row, Py_ssize_t channel, Py_ssize_t channels, Py_ssize_t width, const char* end,
+                      summand* out, Py_ssize_t pitch, Room* room) noexcept nogil:
+    """Pixels of all channels, whose planes lie apart, as runs of channels."""
+    cdef Py_ssize_t i, v
+    cdef ptrdiff_t to[TURNED]
+    count_up(channels, channel, room.steps)
+    count_up(TURNED, pitch, to)
+    for i in range(blocks_of(width, TURNED)):
+        v = i * TURNED
+        transpose_rows(row + v, room.steps, channels, 0, min(width - v, TURNED), end, out + v * pitch, <const ptrdiff_t*>to)
+
+
+cdef inline Py_ssize_t pitch_of(Py_ssize_t channels, Py_ssize_t itemsize) noexcept nogil:
+    """Elements from one pixel of turned planes to the next: whole lines, that don't fall on few sets of a cache."""
+    cdef Py_ssize_t lines = blocks_of(channels * itemsize, 64)
+    return (lines + (lines % 16 == 0)) * 64 // itemsize
+
+
 cdef Matrix copy_patch(const Matrix* m, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t d0, Py_ssize_t d1, summand cval,
-                       summand* patch) noexcept nogil:
+                       Room* room) noexcept nogil:
     """The windows i0..i1 x d0..d1 as a matrix in memory: the image under them, with its padding."""
     cdef Matrix out = m[0]
     cdef Span items = span_of(&m.item, i0, i1), depths = span_of(&m.depth, d0, d1)
@@ -311,13 +384,15 @@ cdef Matrix copy_patch(const Matrix* m, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t
     cdef Py_ssize_t inside = min(max(g.left - v0, 0), width), outside = min(max(g.left + g.W - v0, inside), width)
     cdef Py_ssize_t n, c, u, row, column, channel, sample
     cdef const summand* source
-    cdef bint looking = False
+    cdef summand* patch = <summand*>room.patch
+    cdef summand* to
+    cdef bint looking = False, turning = m.whole and m.column == 1
     for u in range(width):
         if (u < inside or u >= outside) and g.columns[v0 + u] >= 0:
             looking = True
     if m.channels_last:
-        channel, column = 1, channels
-        row = width * channels
+        channel, column = 1, pitch_of(channels, sizeof(summand)) if m.whole else channels
+        row = width * column
         sample = height * row
     else:
         column, row = 1, width
@@ -330,10 +405,17 @@ cdef Matrix copy_patch(const Matrix* m, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t
                 if not m.channels_last and c + 1 < channels and m.column == 1 and g.rows[u0 + u] >= 0:
                     prefetch(source + m.channel + g.rows[u0 + u] * m.row + max(v0 - g.left, 0),
                              min(width, g.W) * <Py_ssize_t>sizeof(summand))
-                copy_pixels(source + g.rows[u0 + u] * m.row if g.rows[u0 + u] >= 0 else NULL, m.column, m.channel, g, cval,
-                            v0, inside, outside, width, looking, channels if m.channels_last else 1,
-                            patch + (n - pixels.first.i[0]) * sample + c * channel + u * row)
-    out.data, out.patched = <char*>patch, False
+                to = patch + (n - pixels.first.i[0]) * sample + c * channel + u * row
+                if g.rows[u0 + u] >= 0 and turning and not looking:
+                    turn_pixels(source + g.rows[u0 + u] * m.row + v0 + inside - g.left, m.channel, channels,
+                                outside - inside, m.end, to + inside * column, column, room)
+                    fill(cval, inside * column, to)
+                    fill(cval, (width - outside) * column, to + outside * column)
+                else:
+                    copy_pixels(source + g.rows[u0 + u] * m.row if g.rows[u0 + u] >= 0 else NULL, m.column, m.channel, g,
+                                cval, v0, inside, outside, width, looking, channels if m.channels_last else 1,
+                                column if m.channels_last else 1, to)
+    out.data, out.end, out.patched, out.in_patch = <char*>patch, room.b, False, True
     pixel.stride[0], pixel.stride[1], pixel.stride[2] = sample, g.sh * row, g.sw * column
     tap.stride[at_c], tap.stride[at_r], tap.stride[at_s] = channel, g.dh * row, g.dw * column
     out.origin = dot(&out.item, &items.first) + dot(&out.depth, &depths.first)
@@ -341,28 +423,6 @@ cdef Matrix copy_patch(const Matrix* m, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t
 
 
 # --- packing ---------------------------------------------------------------------------------------
-
-
-cdef struct Room:  # a worker's scratch
-    ptrdiff_t* steps  # offsets of the depth
-    ptrdiff_t* rows  # offsets of rows, or of lanes
-    char* sums  # tiles of the product
-    char* turned  # the same, transposed
-    char* a  # copied rows
-    char* patch
-    char* b  # the panels of lanes
-
-
-cdef inline Room room_of(char* scratch, Py_ssize_t patch_bytes) noexcept nogil:
-    cdef Room room
-    room.steps = <ptrdiff_t*>scratch
-    room.rows = room.steps + GEMM_DEPTH_BYTES // 4
-    room.sums = scratch + OFFSETS_BYTES
-    room.turned = room.sums + MOST_ROWS * GEMM_VECTORS * VECTOR_BYTES
-    room.a = room.turned + MOST_ROWS * GEMM_VECTORS * VECTOR_BYTES
-    room.patch = room.a + MOST_ROWS * COPY_BYTES
-    room.b = room.patch + patch_bytes
-    return room
 
 
 cdef inline Py_ssize_t step_of(const Axis* a) noexcept nogil:
@@ -377,16 +437,6 @@ cdef inline bint along_items(const Matrix* m) noexcept nogil:
     return step_of(&m.item) <= step_of(&m.depth)
 
 
-cdef inline void transpose_rows(const summand* source, const ptrdiff_t* offsets, Py_ssize_t rows, Py_ssize_t columns,
-                                const summand* end, summand* out, Py_ssize_t ld) noexcept nogil:
-    if summand is float:
-        f32_transpose_rows(source, offsets, rows, columns, end, out, ld)
-    elif summand is double:
-        f64_transpose_rows(source, offsets, rows, columns, end, out, ld)
-    else:
-        u64_transpose_rows(source, offsets, rows, columns, end, out, ld)
-
-
 cdef inline void copy_runs(const summand* source, const ptrdiff_t* offsets, Py_ssize_t count, Py_ssize_t step, Py_ssize_t n,
                            Py_ssize_t lane, Py_ssize_t kc, summand* b) noexcept nogil:
     if summand is float:
@@ -397,6 +447,45 @@ cdef inline void copy_runs(const summand* source, const ptrdiff_t* offsets, Py_s
         u64_copy_runs(source, offsets, count, step, n, lane, kc, b)
 
 
+cdef bint pack_spans(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t kc, summand* b, Room* room) noexcept nogil:
+    """Lanes j0..j1 whose taps, or channels and taps, are a run of memory in another order; False if they aren't."""
+    cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand), span = 1, low = 0, level, i, k, place, lanes
+    cdef Py_ssize_t apart = m.depth.stride[2], inner = 1, depth = size_of(&m.depth), distance, reach
+    cdef const summand* source = <const summand*>m.data - m.origin
+    cdef Place at
+    for level in range(2):
+        distance = (m.depth.extent[level] - 1) * m.depth.stride[level]
+        span += max(distance, -distance)
+        low += min(distance, 0)
+    if 0 < apart <= span:  # channels follow each other without a gap
+        inner = m.depth.extent[2]
+        span += (inner - 1) * apart
+    if span != depth // m.depth.extent[2] * inner:  # something lies between
+        return False
+    for i in range(span):
+        room.to[i] = -1
+    for i in range(depth):
+        at = place_of(&m.depth, i)
+        if at.i[2] < inner:
+            place = dot(&m.depth, &at) - low
+            if room.to[place] >= 0:
+                return False
+            room.to[place] = i * width
+    while j0 < j1:
+        lanes = min(width, j1 - j0)
+        list_offsets(&m.item, j0, min(2 * width, j1 - j0), room.rows)
+        reach = room.rows[lanes - 1] - room.rows[0]
+        for k in range(m.depth.extent[2] // inner):
+            if inner == 1 and k + 4 < m.depth.extent[2]:
+                prefetch(source + low + room.rows[0] + min(reach, 0) + (k + 4) * apart,
+                         (max(reach, -reach) + span) * <Py_ssize_t>sizeof(summand))
+            transpose_rows(source + low + k * apart, room.rows, lanes, min(width, j1 - j0 - lanes) if inner > 1 else 0, span,
+                           m.end, b + k * width, room.to)
+        b += width * kc
+        j0 += lanes
+    return True
+
+
 cdef void pack_lanes(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t d, Py_ssize_t depth, Py_ssize_t lane,
                      Py_ssize_t kc, summand* b, Room* room) noexcept nogil:
     """Lanes j0..j1 at depths d.. to b[(lane + j - j0) / GEMM_N][depth][(lane + j - j0) % GEMM_N], kc rows each."""
@@ -404,6 +493,8 @@ cdef void pack_lanes(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t d
     cdef const summand* source = <const summand*>m.data - m.origin
     cdef summand* panel
     cdef Place at
+    if m.whole and m.item.stride[2] != 1 and m.depth.stride[2] != 1 and pack_spans(m, j0, j1, kc, b, room):
+        return
     if along_items(m) or lane % width != 0:
         list_offsets(&m.depth, d, depth, room.steps)
         at = place_of(&m.item, j0)
@@ -414,16 +505,17 @@ cdef void pack_lanes(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t d
             lane += n
             j0 += n
         return
+    count_up(depth, width, room.to)
     while j0 < j1:
         panel = b + lane * kc
         lanes, done = min(width, j1 - j0), 0
-        list_offsets(&m.item, j0, lanes, room.rows)
+        list_offsets(&m.item, j0, min(2 * width, j1 - j0), room.rows)
         at = place_of(&m.depth, d)
         while done < depth:
             n = min(depth - done, m.depth.extent[2] - at.i[2])
             if m.depth.stride[2] == 1:
-                transpose_rows(source + dot(&m.depth, &at), room.rows, lanes, n, <const summand*>NULL,
-                               panel + done * width, width)
+                transpose_rows(source + dot(&m.depth, &at), room.rows, lanes, min(width, j1 - j0 - lanes), n, m.end,
+                               panel + done * width, room.to)
             else:
                 for k in range(n):
                     for i in range(lanes):
@@ -446,7 +538,7 @@ cdef void pack_panels(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t 
             end = min(cut_at(&m.cut, piece + 1), j1)
             if end <= j:
                 continue
-            windows = copy_patch(m, j, end, d, d + depth, cval, <summand*>room.patch)
+            windows = copy_patch(m, j, end, d, d + depth, cval, room)
             pack_lanes(&windows, j, end, d, depth, j - j0, kc, b, room)
             j = end
             if j == j1:
@@ -459,20 +551,26 @@ cdef void pack_panels(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t 
             fill(<summand>0, unit - rest % unit, b + i * width + rest)
 
 
-cdef void copy_rows(const Matrix* m, Py_ssize_t i0, Py_ssize_t count, Py_ssize_t d, Py_ssize_t depth,
-                    Room* room, summand kind) noexcept nogil:
-    """Rows of A that would fall on the same lines of the first cache, copied to where they don't."""
-    cdef Py_ssize_t ld = COPY_BYTES // sizeof(summand), i, n, done
+cdef void copy_rows(const Matrix* m, Py_ssize_t count, Py_ssize_t d, Py_ssize_t depth, Room* room, summand kind) noexcept nogil:
+    """Rows of A that don't lie along the depth, or that would fall on the same lines of the first cache, copied."""
+    cdef Py_ssize_t ld = (blocks_of(depth * sizeof(summand), 64) + 1 | 1) * 64 // sizeof(summand), i, n, done
     cdef const summand* source = <const summand*>m.data - m.origin
     cdef summand* a = <summand*>room.a
     cdef Place at
-    for i in range(count):
-        at, done = place_of(&m.depth, d), 0
-        while done < depth:
-            n = min(depth - done, m.depth.extent[2] - at.i[2])
-            copy(source + room.rows[i] + dot(&m.depth, &at), m.depth.stride[2], n, a + i * ld + done)
-            move(&m.depth, &at, n)
-            done += n
+    count_up(count, ld, room.to)
+    if m.item.stride[2] == 1 and room.rows[count - 1] - room.rows[0] == count - 1:
+        list_offsets(&m.depth, d, depth, room.steps)
+        transpose_rows(source + room.rows[0], room.steps, depth, 0, count, <const char*>NULL, a, room.to)
+    else:
+        for i in range(count):
+            at, done = place_of(&m.depth, d), 0
+            while done < depth:
+                n = min(depth - done, m.depth.extent[2] - at.i[2])
+                copy(source + room.rows[i] + dot(&m.depth, &at), m.depth.stride[2], n, a + i * ld + done)
+                move(&m.depth, &at, n)
+                done += n
+    count_up(depth, 1, room.steps)
+    count_up(count, ld, room.rows)
 
 
 # --- the product -----------------------------------------------------------------------------------
@@ -490,13 +588,13 @@ cdef struct Output:
 
 cdef inline void tile(Py_ssize_t height, Py_ssize_t width, Py_ssize_t depth, const summand* a, const ptrdiff_t* rows,
                       const ptrdiff_t* steps, const summand* b, const summand* start, summand* c,
-                      Py_ssize_t ld) noexcept nogil:
+                      const ptrdiff_t* to) noexcept nogil:
     if summand is float:
-        f32_gemm_tile(height, width, depth, a, rows, steps, b, start, c, ld)
+        f32_gemm_tile(height, width, depth, a, rows, steps, b, start, c, to)
     elif summand is double:
-        f64_gemm_tile(height, width, depth, a, rows, steps, b, start, c, ld)
+        f64_gemm_tile(height, width, depth, a, rows, steps, b, start, c, to)
     else:
-        u64_gemm_tile(height, width, depth, a, rows, steps, b, start, c, ld)
+        u64_gemm_tile(height, width, depth, a, rows, steps, b, start, c, to)
 
 
 cdef inline void add_run(const summand* sums, Py_ssize_t n, summand* out, Py_ssize_t step, bint add,
@@ -551,6 +649,7 @@ cdef void put(const Output* c, Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t j0, Py
     cdef const summand* bias = <const summand*>c.bias
     cdef Place at, along, first
     cdef ptrdiff_t starts[MOST_ROWS]
+    cdef ptrdiff_t to[MOST_LANES]
     cdef summand no_bias[MOST_LANES]
     at, along = place_of(&c.row, i0), place_of(&c.lane, j0)
     if (c.row.stride[2] == 1 and c.lane.stride[2] != 1 and at.i[2] + rows <= c.row.extent[2]
@@ -574,9 +673,10 @@ cdef void put(const Output* c, Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t j0, Py
                 for j in range(lanes):
                     sums[i * ld + j] += bias[i0 + i]
     if rows_inside(c):
-        for i in range(rows):
-            starts[i] = i * ld
-        transpose_rows(<const summand*>sums, starts, rows, lanes, <const summand*>NULL, <summand*>room.turned, MOST_ROWS)
+        count_up(rows, ld, starts)
+        count_up(lanes, MOST_ROWS, to)
+        transpose_rows(<const summand*>sums, <const ptrdiff_t*>starts, rows, 0, lanes, <const char*>NULL,
+                       <summand*>room.turned, <const ptrdiff_t*>to)
         sums, ld, outer, inner, outer_first, inner_first = <summand*>room.turned, MOST_ROWS, &c.lane, &c.row, j0, i0
         rows, lanes = lanes, rows
     at, first = place_of(outer, outer_first), place_of(inner, inner_first)
@@ -591,101 +691,107 @@ cdef void put(const Output* c, Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t j0, Py
         move(outer, &at, 1)
 
 
-cdef inline void foresee(const Axis* outer, Py_ssize_t first, Py_ssize_t count, const Axis* inner, Py_ssize_t along,
-                         Py_ssize_t length, const summand* data) noexcept nogil:
-    """Elements that will be written soon."""
-    cdef Place at = place_of(outer, first), start = place_of(inner, along)
-    length = min(length, inner.extent[2] - start.i[2])
-    while count > 0 and step_of(inner) <= 2:
-        prefetch_to_write(data + dot(outer, &at) + dot(inner, &start),
-                          ((length - 1) * step_of(inner) + 1) * <Py_ssize_t>sizeof(summand))
-        move(outer, &at, 1)
-        count -= 1
-
-
 cdef void multiply_rows(const Matrix* ma, const Output* c, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t j0, Py_ssize_t j1,
                         Py_ssize_t d, Py_ssize_t depth, Py_ssize_t kc, bint fresh, Room* room, summand kind) noexcept nogil:
     """Rows i0..i1 of A, in memory, by the panels of B, at depths d.."""
     cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand), unit = GEMM_UNIT // sizeof(summand)
-    cdef Py_ssize_t lane_panels = blocks_of(j1 - j0, width), panels, p, i = i0, j, jb, lanes, height, rows, done
+    cdef Py_ssize_t group = GEMM_GROUP if GEMM_GROUP * depth * <Py_ssize_t>sizeof(summand) <= GROUP_BYTES else GEMM_GROUP // 2
+    cdef Py_ssize_t panels, p, i = i0, j, l, lanes, height, rows, done, reach
     cdef const summand* a = <const summand*>ma.data - ma.origin
-    cdef const ptrdiff_t* steps = room.steps
-    cdef const summand* panel
+    cdef const summand* starts
     cdef summand* to
     cdef summand start[MOST_ROWS]
     cdef summand nothing[16]
-    cdef bint aliased = (ma.item.stride[2] * <Py_ssize_t>sizeof(summand)) % 4096 == 0 and ma.item.extent[2] > 1
-    cdef bint turned = rows_inside(c), direct
+    cdef ptrdiff_t local[MOST_ROWS]
+    cdef bint turned = rows_inside(c), direct, copied
     cdef Place row, lane
+    copied = (ma.item.stride[2] * <Py_ssize_t>sizeof(summand)) % 4096 == 0 and ma.item.extent[2] > 1
+    if not ma.in_patch and ma.depth.stride[2] != 1 and blocks_of(j1 - j0, width) >= COPIES:
+        copied = True
     fill(<summand>0, 16, nothing)
-    if aliased:
-        for i in range(depth):
-            room.steps[i] = i
-    else:
+    count_up(MOST_ROWS, width, local)
+    if not copied:
         list_offsets(&ma.depth, d, depth, room.steps)
-    i = i0
     while i < i1:
         row = place_of(&c.row, i)
         rows = i1 - i
-        if turned and c.row.extent[2] >= GROUP // 2:  # groups of one run are stored faster
+        if turned and c.row.extent[2] >= group // 2:  # groups of one run are stored faster
             rows = min(rows, c.row.extent[2] - row.i[2])
-        rows = rows if rows <= GROUP + GEMM_M // 2 else GROUP
+        rows = rows if rows <= group + GEMM_M // 2 else group
         panels = blocks_of(rows, GEMM_M)
         list_offsets(&ma.item, i, rows, room.rows)
-        if aliased:
-            copy_rows(ma, i, rows, d, depth, room, kind)
+        list_offsets(&c.row, i, rows, room.places)
+        if copied:
+            copy_rows(ma, rows, d, depth, room, kind)
             a = <const summand*>room.a
-            for p in range(rows):
-                room.rows[p] = p * (COPY_BYTES // <Py_ssize_t>sizeof(summand))
         for p in range(rows):
             start[p] = (<const summand*>c.bias)[i + p] if c.bias != NULL and not c.lane_bias else 0
-        for jb in range(lane_panels):
-            j, panel = j0 + jb * width, <const summand*>room.b + jb * width * kc
+        starts = <const summand*>start if fresh and not c.lane_bias else NULL
+        reach = (rows - 1) * step_of(&c.row) + 1 if step_of(&c.row) <= 2 else 1
+        j, lane = j0, place_of(&c.lane, j0)
+        while j < j1:
             lanes = min(width, j1 - j)
-            lane = place_of(&c.lane, j)
-            direct = not (turned or c.lane.stride[2] != 1 or lane.i[2] + lanes > c.lane.extent[2]
-                          or row.i[2] + rows > c.row.extent[2] or lanes % unit != 0)
-            to = <summand*>c.data + dot(&c.row, &row) + dot(&c.lane, &lane)
+            direct = not turned and c.lane.stride[2] == 1 and lane.i[2] + lanes <= c.lane.extent[2] and lanes % unit == 0
+            to = <summand*>c.data + dot(&c.lane, &lane)
             if direct and fresh and c.lane_bias:
                 for p in range(rows):
-                    copy(<const summand*>c.bias + j, 1, lanes, to + p * c.row.stride[2])
+                    copy(<const summand*>c.bias + j, 1, lanes, to + room.places[p])
+            done = l = 0
             for p in range(panels):
-                done, height = rows * p // panels, rows * (p + 1) // panels - rows * p // panels
-                if turned:
-                    foresee(&c.lane, j + lanes * p // panels, lanes * (p + 1) // panels - lanes * p // panels, &c.row, i,
-                            rows, <const summand*>c.data)
-                else:
-                    foresee(&c.row, i + done, height, &c.lane, j, lanes, <const summand*>c.data)
+                height = rows // panels + (p < rows % panels)
                 if direct:
-                    tile(height, lanes // unit, depth, a, <const ptrdiff_t*>room.rows + done, steps, panel,
-                         <const summand*>start + done if fresh and not c.lane_bias else NULL, to + done * c.row.stride[2], c.row.stride[2])
+                    tile(height, lanes // unit, depth, a, room.rows + done, room.steps, <const summand*>room.b + (j - j0) * kc,
+                         starts + done if starts != NULL else NULL, to, room.places + done)
                 else:
-                    tile(height, blocks_of(lanes, unit), depth, a, <const ptrdiff_t*>room.rows + done, steps, panel,
-                         <const summand*>nothing, <summand*>room.sums + done * width, width)
+                    while turned and l * panels < lanes * (p + 1):  # lines that will be written soon
+                        prefetch_to_write(to + room.places[0] + l * c.lane.stride[2], reach * <Py_ssize_t>sizeof(summand))
+                        l += 1
+                    tile(height, blocks_of(lanes, unit), depth, a, room.rows + done, room.steps,
+                         <const summand*>room.b + (j - j0) * kc, <const summand*>nothing, <summand*>room.sums,
+                         <const ptrdiff_t*>local + done)
+                done += height
             if not direct:
                 put(c, i, rows, j, lanes, fresh, room, kind)
+            j += lanes
+            if lane.i[2] + lanes <= c.lane.extent[2]:
+                move(&c.lane, &lane, lanes)
+            elif j < j1:
+                lane = place_of(&c.lane, j)
         i += rows
+
+
+cdef inline Matrix depths_of(const Matrix* m, Py_ssize_t d, Py_ssize_t depth, summand kind) noexcept nogil:
+    """Whole channels of the depth (c, r, s) as a matrix of its own, in the order (r, s, c)."""
+    cdef Matrix out = m[0]
+    cdef Py_ssize_t taps = m.depth.extent[1] * m.depth.extent[2]
+    out.data = <char*>(<summand*>m.data + d // taps * m.depth.stride[0])
+    set_level(&out.depth, 0, m.depth.extent[1], m.depth.stride[1])
+    set_level(&out.depth, 1, m.depth.extent[2], m.depth.stride[2])
+    set_level(&out.depth, 2, depth // taps, m.depth.stride[0])
+    return out
 
 
 cdef void multiply(const Matrix* ma, const Matrix* mb, const Output* c, const Cut* depths, Py_ssize_t i0, Py_ssize_t i1,
                    Py_ssize_t j0, Py_ssize_t j1, summand cval, summand* scratch, Py_ssize_t patch_bytes) noexcept nogil:
     """Rows i0..i1 and lanes j0..j1 of c."""
     cdef Room room = room_of(<char*>scratch, patch_bytes)
-    cdef Py_ssize_t d, depth, db, piece, first, last, kc = blocks_of(depths.units, depths.pieces) * depths.unit
-    cdef Matrix windows
+    cdef Py_ssize_t d, depth, db, piece, first, last, kc = blocks_of(depths.units, depths.pieces) * depths.unit | 1
+    cdef Matrix a = ma[0], b = mb[0], windows
     cdef bint fresh
     for db in range(depths.outers * depths.pieces):
         d = cut_at(depths, db)
         depth = cut_at(depths, db + 1) - d
         fresh = db == 0 and not c.add
-        pack_panels(mb, j0, j1, d, depth, kc, cval, &room)
-        if not ma.patched:
-            multiply_rows(ma, c, i0, i1, j0, j1, d, depth, kc, fresh, &room, cval)
+        if ma.whole:
+            a, b, d = depths_of(ma, d, depth, cval), depths_of(mb, d, depth, cval), 0
+        pack_panels(&b, j0, j1, d, depth, kc, cval, &room)
+        if not a.patched:
+            multiply_rows(&a, c, i0, i1, j0, j1, d, depth, kc, fresh, &room, cval)
             continue
-        for piece in range(ma.cut.outers * ma.cut.pieces):
-            first, last = max(cut_at(&ma.cut, piece), i0), min(cut_at(&ma.cut, piece + 1), i1)
+        for piece in range(a.cut.outers * a.cut.pieces):
+            first, last = max(cut_at(&a.cut, piece), i0), min(cut_at(&a.cut, piece + 1), i1)
             if first < last:
-                windows = copy_patch(ma, first, last, d, d + depth, cval, <summand*>room.patch)
+                windows = copy_patch(&a, first, last, d, d + depth, cval, &room)
                 multiply_rows(&windows, c, first, last, j0, j1, d, depth, kc, fresh, &room, cval)
 
 
@@ -696,6 +802,7 @@ cdef struct Task:
     Py_ssize_t N, groups, C, K  # channels and filters of one group
     Geometry g
     bint patched, channels_last, swapped, between
+    bint whole  # blocks of the depth are whole channels, and channels are innermost in them
     Py_ssize_t row_blocks, lane_blocks, patch_bytes
     Cut depths, cut  # of the depth, and of the windows' items
 
@@ -738,7 +845,8 @@ cdef inline Axis taps_axis(const Task* t, Py_ssize_t c, Py_ssize_t r, Py_ssize_t
 
 cdef inline Matrix plain(const summand* data, Axis item, Axis depth) noexcept nogil:
     cdef Matrix m
-    m.data, m.item, m.depth, m.origin, m.patched = <char*>data, item, depth, 0, False
+    m.data, m.item, m.depth, m.origin = <char*>data, item, depth, 0
+    m.end, m.whole, m.patched, m.in_patch = NULL, False, False, False
     merge(&m.item)
     merge(&m.depth)
     return m
@@ -753,9 +861,19 @@ cdef Matrix windows_of(const Task* t, const summand* x, const Py_ssize_t* xs, bi
     if not t.patched:
         # padding isn't positive: windows begin inside the image, or at its edge
         return plain(x - g.top * xs[2] - g.left * xs[3], taps if deep else pixels, pixels if deep else taps)
-    m.data, m.g, m.patched, m.deep, m.channels_last, m.cut = <char*>x, g[0], True, deep, t.channels_last, t.cut
+    m.data, m.g, m.patched, m.deep, m.cut = <char*>x, g[0], True, deep, t.cut
+    m.channels_last, m.whole, m.in_patch = t.channels_last or t.whole, t.whole, False
     m.sample, m.channel, m.row, m.column = xs[0], xs[1], xs[2], xs[3]
+    if (t.whole and g.H * g.W == g.P * g.Q and g.R * g.S == 1 and g.top == 0 and g.left == 0 and xs[2] == g.W * xs[3]):
+        # one long row: it is turned in fewer, longer pieces
+        set_level(&pixels, 1, 1, 0)
+        set_level(&pixels, 2, g.P * g.Q, xs[3])
+        m.g.H, m.g.W = 1, g.H * g.W
     m.item, m.depth, m.origin = taps if deep else pixels, pixels if deep else taps, 0
+    if min(min(xs[0], xs[1]), min(xs[2], xs[3])) >= 0 and t.N > 0:
+        m.end = <const char*>(x + (t.N - 1) * xs[0] + (t.C - 1) * xs[1] + (g.H - 1) * xs[2] + (g.W - 1) * xs[3] + 1)
+    else:
+        m.end = NULL
     return m
 
 
@@ -787,11 +905,14 @@ cdef void forward_unit(Py_ssize_t unit, const Task* t, const summand* x, const P
                        summand* scratch) noexcept nogil:
     cdef Py_ssize_t g = unit % t.groups
     cdef Matrix windows = windows_of(t, x + g * t.C * xs[1], xs, False)
-    cdef Matrix weights = plain(w + g * ws[0], filters_axis(t.K, ws[1]), taps_axis(t, ws[2], ws[3], ws[4]))
+    cdef Axis taps = taps_axis(t, ws[2], ws[3], ws[4])
+    cdef Matrix weights = plain(w + g * ws[0], filters_axis(t.K, ws[1]), taps)
     cdef Axis filters = filters_axis(t.K, ys[1]), pixels = pixels_axis(t, ys[0], ys[2], ys[3])
     cdef Output out = into(y + g * t.K * ys[1], pixels if t.swapped else filters, filters if t.swapped else pixels,
                            bias + g * t.K if bias != NULL else NULL, False)
     out.lane_bias, out.between = t.swapped and bias != NULL, t.between
+    if t.whole:
+        weights.whole, weights.depth = True, taps
     if t.swapped:
         run_unit(t, &windows, &weights, &out, unit // t.groups, cval, scratch)
     else:
@@ -848,7 +969,7 @@ cdef Task gemm_task(Py_ssize_t N, tuple geometry, tuple blocks, const int64_t[::
     t.N, t.between = N, False
     (t.groups, t.C, t.K, t.g.H, t.g.W, t.g.R, t.g.S, t.g.P, t.g.Q, t.g.top, t.g.left, t.g.sh, t.g.sw, t.g.dh,
      t.g.dw) = geometry
-    t.patched, t.channels_last, t.swapped, t.row_blocks, t.lane_blocks, t.patch_bytes, depths, cut = blocks
+    t.patched, t.channels_last, t.whole, t.swapped, t.row_blocks, t.lane_blocks, t.patch_bytes, depths, cut = blocks
     t.depths, t.cut = cut_of(depths), cut_of(cut)
     t.g.rows, t.g.columns = &rows[0], &columns[0]
     return t
@@ -889,11 +1010,12 @@ cdef void turn(const summand* w, const Py_ssize_t* shape, const Py_ssize_t* ws, 
     cdef const summand* source
     cdef summand* to
     cdef ptrdiff_t offsets[TURNED]
+    cdef ptrdiff_t places[TURNED]
     cdef summand rows[TURNED * TURNED]
     for i in range(5):
         end += max(ws[i], 0) * (shape[i] - 1)
-    for i in range(TURNED):
-        offsets[i] = i * ws[1]
+    count_up(TURNED, ws[1], offsets)
+    count_up(TURNED, TURNED, places)
     for g in range(shape[0]):
         for k in range(shape[2]):
             for piece in range(blocks_of(C, TURNED)):
@@ -902,7 +1024,8 @@ cdef void turn(const summand* w, const Py_ssize_t* shape, const Py_ssize_t* ws, 
                 source = w + g * ws[0] + c * ws[1] + k * ws[2]
                 to = out + (g * shape[2] + k) * taps * C + c
                 if span <= TURNED:
-                    transpose_rows(source + low, <const ptrdiff_t*>offsets, count, span, end, <summand*>rows, TURNED)
+                    transpose_rows(source + low, <const ptrdiff_t*>offsets, count, 0, span, <const char*>end, <summand*>rows,
+                                   <const ptrdiff_t*>places)
                 for t in range(taps):
                     i = t // shape[4] * ws[3] + t % shape[4] * ws[4]
                     if span <= TURNED:

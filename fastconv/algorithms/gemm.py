@@ -30,10 +30,10 @@ PATCH_BYTES = 192 << 10  # of the image copied at a time, more or less
 PRODUCT_BYTES = 4096  # that could be moved while the product of one group is set up
 # What an element beside the multiply-adds costs, in parts of the time that machine.Rates.bandwidth reckons
 COPYING = 0.18  # copied, into a patch or a panel
-TURNING = 0.27  # transposed into a panel
+TURNING = 0.4  # transposed into a panel
 PIECING = 1.0  # the same in short runs, or strided ones
 STORING = 0.1  # stored as the tile has it
-PUTTING = 0.7  # stored transposed
+PUTTING = 0.3  # stored transposed
 ZIPPING = 0.3  # put between the other columns' afterwards
 SCATTERING = 1.0  # stored between other elements
 BYTE = 10  # flops in the time of a byte
@@ -51,9 +51,16 @@ def error_bound(problem: ConvProblem) -> float:
     return sum_bound(problem)
 
 
-def _padded(problem: ConvProblem) -> bool:
-    """Do windows leave the image, so that patches of it are copied?"""
-    return any(pad > 0 for axis in problem.padding for pad in axis)
+def _whole(problem: ConvProblem, swapped: bool, kernel: Any) -> bool:
+    """Are planes turned into runs of channels, a patch at a time, so that rows of A lie along the depth?"""
+    line = problem.C // problem.groups * problem.itemsize >= 64
+    fits = problem.R * problem.S * problem.itemsize <= kernel.DEPTH_BYTES
+    return problem.direction == "forward" and swapped and problem.layout == "NCHW" and line and fits
+
+
+def _patched(problem: ConvProblem, swapped: bool, kernel: Any) -> bool:
+    """Are patches of the image copied? Where windows leave it, or see runs of channels."""
+    return any(pad > 0 for axis in problem.padding for pad in axis) or _whole(problem, swapped, kernel)
 
 
 @dataclass(frozen=True)
@@ -75,13 +82,14 @@ def _product(problem: ConvProblem, swapped: bool, turned: bool, kernel: Any) -> 
     pixels = max(problem.N, 1) * problem.P * problem.Q
     last = problem.layout == "NHWC"
     in_place = problem.R * problem.S == 1 and max(problem.stride) == 1  # windows are the image, its rows long runs
+    turning = _whole(problem, swapped, kernel)
     if problem.direction == "weight_grad":
         windows, depth, rows_inside = taps, pixels, swapped
         packing = COPYING if last else TURNING if swapped or in_place else PIECING
     else:
         windows, depth, rows_inside = pixels, taps, swapped and not last
         if swapped:
-            packing = TURNING if not turned else COPYING if in_place else COPYING + 5 * TURNING
+            packing = COPYING if turned and problem.R * problem.S == 1 else TURNING
         else:
             packing = TURNING if last else COPYING if in_place else PIECING if problem.stride[1] > 1 else 2 * COPYING
     rows, lanes = (windows, filters) if swapped else (filters, windows)
@@ -92,14 +100,20 @@ def _product(problem: ConvProblem, swapped: bool, turned: bool, kernel: Any) -> 
     waiting += NARROW * (tile / up(lanes, unit) - 1) if lanes < tile else 0
     flops = 2 * rows * up(lanes, unit) * depth * (1 + waiting)
     moved = packing * lanes * depth + (PUTTING if rows_inside else STORING) * rows * lanes * most
-    if _padded(problem):
-        moved += COPYING * problem.N * problem.C // problem.groups * problem.H * problem.W
+    if turned and not swapped:
+        moved += (TURNING if problem.R * problem.S == 1 else PIECING) * rows * depth
+    if _patched(problem, swapped, kernel):
+        image = problem.N * problem.C // problem.groups * problem.H * problem.W
+        moved += (TURNING if turning else COPYING) * image
     return _Product(swapped, rows, lanes, depth, flops, moved * item)
 
 
 def _best_product(problem: ConvProblem, turned: bool, kernel: Any) -> _Product:
-    both = [_product(problem, swapped, turned, kernel) for swapped in (False, True)]
-    return min(both, key=lambda p: p.flops + BYTE * p.bytes)
+    # the order of a sum follows: it must be the same for a sample alone and in a batch
+    one = problem if problem.direction == "weight_grad" else replace(problem, N=1)
+    both = [_product(one, swapped, turned, kernel) for swapped in (False, True)]
+    swapped = min(both, key=lambda p: p.flops + BYTE * p.bytes).swapped
+    return _product(problem, swapped, turned, kernel)
 
 
 def variant(problem: ConvProblem) -> str:
@@ -132,6 +146,8 @@ class _Blocks:
     product: _Product
     row_blocks: int
     lane_blocks: int
+    patched: bool
+    whole: bool
     patch_bytes: int
     worker_bytes: int
     depths: Cut
@@ -149,9 +165,10 @@ def _blocks(problem: ConvProblem, kernel: Any, workers: int = 1, turned: bool = 
     weight_grad = problem.direction == "weight_grad"
     depths = _cut(pixels if weight_grad else taps, kernel.DEPTH_BYTES // item)
     windows = taps if weight_grad else pixels
-    most = _most_windows(problem, _longest(depths))
-    cut = _cut(windows, most) if _padded(problem) else (1, math.prod(windows), 1, 1)
-    panel_bytes = kernel.TILE_BYTES * _longest(depths)
+    whole, patched = _whole(problem, product.swapped, kernel), _patched(problem, product.swapped, kernel)
+    most = _most_windows(problem, _longest(depths), whole)
+    cut = _cut(windows, most) if patched else (1, math.prod(windows), 1, 1)
+    panel_bytes = kernel.TILE_BYTES * (_longest(depths) | 1)  # an odd number of lines: panels share no cache sets
     panels = -(-product.lanes * item // kernel.TILE_BYTES)
     lane_blocks, row_blocks = -(-panels // max(PANELS_BYTES // panel_bytes, 1)), 1
     if problem.groups * lane_blocks % workers:
@@ -159,11 +176,11 @@ def _blocks(problem: ConvProblem, kernel: Any, workers: int = 1, turned: bool = 
         if (product.rows < product.lanes and panels >= 4 * workers) or lane_blocks > workers:
             lane_blocks = min(panels, up(lane_blocks, workers))
         else:
-            whole = product.swapped and _padded(problem)  # rows are cut between patches
-            row_blocks = min(cut[0] * cut[3] if whole else -(-product.rows // kernel.TILE_ROWS), workers)
-    patch_bytes = _patch_bytes(problem, _longest(cut), _longest(depths)) if _padded(problem) else 0
+            between = product.swapped and patched  # rows are cut between patches
+            row_blocks = min(cut[0] * cut[3] if between else -(-product.rows // kernel.TILE_ROWS), workers)
+    patch_bytes = _patch_bytes(problem, _longest(cut), _longest(depths), whole) if patched else 0
     worker_bytes = kernel.PANEL_BYTES + -(-panels // lane_blocks) * panel_bytes + patch_bytes
-    return _Blocks(product, row_blocks, lane_blocks, patch_bytes, worker_bytes, depths, cut)
+    return _Blocks(product, row_blocks, lane_blocks, patched, whole, patch_bytes, worker_bytes, depths, cut)
 
 
 def _reach(count: int, extents: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -174,7 +191,7 @@ def _reach(count: int, extents: tuple[int, int, int]) -> tuple[int, int, int]:
     return (1, -(-count // c), c) if count > c else (1, 1, count)
 
 
-def _patch_bytes(problem: ConvProblem, windows: int, depth: int) -> int:
+def _patch_bytes(problem: ConvProblem, windows: int, depth: int, whole: bool) -> int:
     """Of the image under a piece of the windows and a block of the depth."""
     pixels, taps = (depth, windows) if problem.direction == "weight_grad" else (windows, depth)
     n, p, q = _reach(pixels, (max(problem.N, 1), problem.P, problem.Q))
@@ -185,25 +202,30 @@ def _patch_bytes(problem: ConvProblem, windows: int, depth: int) -> int:
         c, r, s = _reach(taps, extents)
     (sh, sw), (dh, dw) = problem.stride, problem.dilation
     height, width = (p - 1) * sh + (r - 1) * dh + 1, (q - 1) * sw + (s - 1) * dw + 1
-    return up(n * c * height * width * problem.itemsize, 64)
+    channels = c * problem.itemsize
+    if whole:  # pitch_of in gemm.pyx
+        lines = -(-channels // 64)
+        channels = (lines + (lines % 16 == 0)) * 64
+    return up(n * height * width * channels, 64)
 
 
-def _most_windows(problem: ConvProblem, depth: int) -> int:
+def _most_windows(problem: ConvProblem, depth: int, whole: bool) -> int:
     """Windows of which one patch is copied."""
     low, high = 1, math.prod(problem.y_shape) + math.prod(problem.w_shape)
     while low < high:
         middle = (low + high + 1) // 2
-        if _patch_bytes(problem, middle, depth) <= PATCH_BYTES:
+        if _patch_bytes(problem, middle, depth, whole) <= PATCH_BYTES:
             low = middle
         else:
             high = middle - 1
     return low
 
 
-def _weights_elements(phase: ConvProblem, kernel: Any) -> int:
-    """Of the turned filters that a phase of an input gradient needs a copy of."""
-    swapped = _best_product(phase, True, kernel).swapped
-    return math.prod(phase.w_shape) if swapped and phase.R * phase.S > 1 else 0
+def _turned_elements(problem: ConvProblem, found: list[phases.Phase], kernel: Any) -> int:
+    """Of a copy of the filters whose channels lie side by side, from which several phases take their taps."""
+    several = problem.R * problem.S > 1 and len(found) > 1
+    wanted = several and any(_best_product(p.problem, True, kernel).swapped for p in found)
+    return math.prod(problem.w_shape) if wanted else 0
 
 
 def _zipped(problem: ConvProblem) -> bool:
@@ -225,10 +247,11 @@ def _phases(problem: ConvProblem) -> list[phases.Phase]:
 def cost(problem: ConvProblem, isa: str) -> Cost:
     kernel = machine.kernels(isa).gemm
     if problem.direction == "input_grad":
-        found = [p.problem for p in _phases(problem)]
+        several = _phases(problem)
+        found = [p.problem for p in several]
         parts = [_cost(p, kernel, True) for p in found]
-        moved = sum(part.bytes for part in parts)
-        shared = sum(_weights_elements(p, kernel) for p in found) * problem.itemsize
+        shared = _turned_elements(problem, several, kernel) * problem.itemsize
+        moved = sum(part.bytes for part in parts) + TURNING * shared
         times = problem.N // found[0].N if found else 1
         if problem.boundary != "constant":
             padded = math.prod(problem.padded_shape[1:]) * problem.itemsize
@@ -270,8 +293,8 @@ class _Tables:
             p, blocks = self.problem, _blocks(self.problem, self.kernel, workers, self.turned)
             self.cuts[workers] = (
                 (
-                    _padded(p), p.layout == "NHWC", blocks.product.swapped, blocks.row_blocks, blocks.lane_blocks,
-                    blocks.patch_bytes, blocks.depths, blocks.cut,
+                    blocks.patched, p.layout == "NHWC", blocks.whole, blocks.product.swapped, blocks.row_blocks,
+                    blocks.lane_blocks, blocks.patch_bytes, blocks.depths, blocks.cut,
                 ),
                 blocks.worker_bytes,
             )  # fmt: skip
@@ -293,8 +316,9 @@ def _tables(problem: ConvProblem, isa: str, turned: bool = False) -> _Tables:
 class _Phases:
     """What every run of an input gradient shares."""
 
-    parts: list[tuple[phases.Phase, _Tables, int]]
-    """The last of each phase: elements of a copy of its filters in the order of lanes, 0 for none."""
+    parts: list[tuple[phases.Phase, _Tables]]
+    elements: int
+    """Of a copy of the filters with channels side by side, 0 for none."""
     zipped: bool
     samples: int
     """Of one pass over the phases."""
@@ -307,9 +331,10 @@ def prepare(problem: ConvProblem, isa: str) -> Any:
         return _tables(problem, isa)
     found = _phases(problem)
     kernel = machine.kernels(isa).gemm
-    parts = [(p, _tables(p.problem, isa, True), _weights_elements(p.problem, kernel)) for p in found]
+    parts = [(p, _tables(p.problem, isa, True)) for p in found]
     samples = max(found[0].problem.N, 1) if found else 1
-    return _Phases(parts, _zipped(problem), samples, any(_padded(p.problem) for p in found))
+    padded = any(pad > 0 for p in found for axis in p.problem.padding for pad in axis)
+    return _Phases(parts, _turned_elements(problem, found, kernel), _zipped(problem), samples, padded)
 
 
 @dataclass(frozen=True)
@@ -328,22 +353,19 @@ def pack(plan: Any, w: np.ndarray) -> Any:
         return w.copy()
     if not np.isfinite(w).all():
         return _without_excess(plan, w)
-    room = np.empty(sum(elements for *_, elements in plan.tables.parts), w.dtype)
+    room = np.empty(plan.tables.elements, w.dtype)
     return replace(_turn(plan, w.copy(), room), checked=True)
 
 
 def _turn(plan: Any, w: np.ndarray, room: np.ndarray) -> _Turned:
-    """Views of w, and of copies in `room`."""
-    filters, used = [], 0
-    for phase, tables, elements in plan.tables.parts:
-        view = phases.turned(w, plan.problem.groups, phase.taps)
-        if elements:
-            g, c, k, r, s = view.shape
-            copy = room[used : used + elements].reshape(g, k, r, s, c)  # the product's lanes side by side
-            getattr(tables.kernel, tables.prefix + "_turn")(view, copy)
-            view, used = copy.transpose(0, 4, 1, 2, 3), used + elements
-        filters.append(view)
-    return _Turned(filters, None, not plan.tables.padded)
+    """Views of w, or of a copy in `room`."""
+    problem, parts = plan.problem, plan.tables.parts
+    if plan.tables.elements:
+        view = grouped(w, problem.groups).transpose(0, 2, 1, 3, 4)
+        g, c, k, r, s = view.shape
+        getattr(parts[0][1].kernel, parts[0][1].prefix + "_turn")(view, room.reshape(g, k, r, s, c))
+        w = room.reshape(g * k, r, s, c).transpose(0, 3, 1, 2)
+    return _Turned([phases.turned(w, problem.groups, p.taps) for p, _ in parts], None, not plan.tables.padded)
 
 
 def _without_excess(plan: Any, w: np.ndarray) -> _Turned:
@@ -383,18 +405,16 @@ def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, wor
     if not isinstance(b, np.ndarray):
         phases.run(problem, lambda dy, bias, dx: _input_grad(plan, dy, b, b, bias, dx, workers), a, bias, out)
         return
-    elements = sum(part[2] for part in tables.parts)
-    with scratch(elements * b.itemsize) as memory:
-        turned = _turn(plan, b, memory[: elements * b.itemsize].view(b.dtype))
+    nbytes = tables.elements * b.itemsize
+    with scratch(nbytes) as memory:
+        turned = _turn(plan, b, memory[:nbytes].view(b.dtype))
         phases.run(problem, lambda dy, bias, dx: _input_grad(plan, dy, b, turned, bias, dx, workers), a, bias, out)
 
 
 def _input_grad(
     plan: Any, dy: np.ndarray, w: Any, turned: _Turned, bias: np.ndarray, dx: np.ndarray, workers: int
 ) -> None:
-    found = [
-        (phase, tables, filters) for (phase, tables, _), filters in zip(plan.tables.parts, turned.filters, strict=True)
-    ]
+    found = [(*part, filters) for part, filters in zip(plan.tables.parts, turned.filters, strict=True)]
     dense, samples = dx.strides[3] == dx.itemsize, plan.tables.samples
     for n in range(0, len(dx), samples):
         part, gradient = dx[n : n + samples], dy[n : n + samples]

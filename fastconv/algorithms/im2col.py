@@ -72,7 +72,7 @@ def _blocks(problem: ConvProblem, kernel: Any) -> _Blocks:
     }[problem.direction]
     depth = min(up(depth, 16), kernel.DEPTH_BYTES // item)
     cols_bytes = up(rows * p * q * item, 64)
-    return _Blocks((p, q, c), cols_bytes, cols_bytes + kernel.PANEL_BYTES + up(lanes, tile_n) * depth * item)
+    return _Blocks((p, q, c), cols_bytes, cols_bytes + kernel.PANEL_BYTES + up(lanes, tile_n) * (depth | 1) * item)
 
 
 def cost(problem: ConvProblem, isa: str) -> Cost:

@@ -7,8 +7,9 @@
  *   T_put_every_2   out[2*i] = in[i], or += in[i]; what lies between is read and written back
  *   T_zip_row       out[2*i] = even[i], i < evens; out[2*i + 1] = odd[i], i < odds; evens == odds or odds + 1
  *   T_copy_runs     panels[(lane + i) / GEMM_N][k][(lane + i) % GEMM_N] = in[offsets[k] + i*step]     k < count, i < n
- *   T_transpose_rows   out[j][i] = in[offsets[i] + j]      i < rows, j < columns; rows are rounded up to whole vectors
- *                   with zeros, and out must reach that far; what lies before `end` may be read, if it isn't NULL
+ *   T_transpose_rows   out[to[j] + i] = in[offsets[i] + j]     i < rows, j < columns; rows are rounded up to whole
+ *                   vectors with zeros, and out must reach that far; what lies before `end` may be read, if it isn't
+ *                   NULL; offsets[rows ..] are `next` rows that will be read soon
  *   T_put_turned    out[j*ld + i] = in[i][j] + bias[j], or += in[i][j] if bias is NULL      i < rows, j < lanes; rows of
  *                   in are GEMM_N apart, and as many as make whole vectors may be read
  *
@@ -142,37 +143,50 @@ static void PASTE(T, copy_runs)(const T* in, const ptrdiff_t* offsets, ptrdiff_t
         }
 }
 
-static void PASTE(T, transpose_rows)(const T* restrict in, const ptrdiff_t* offsets, ptrdiff_t rows, ptrdiff_t columns,
-                                     const T* end, T* restrict out, ptrdiff_t ld) {
-    V(T) v[PASTE__(LANES, T)];
-    for (ptrdiff_t i = 0; i < rows; i += LANES(T)) {
-        const ptrdiff_t height = rows - i < LANES(T) ? rows - i : LANES(T);
+static void PASTE(T, transpose_rows)(const T* restrict in, const ptrdiff_t* offsets, ptrdiff_t rows, ptrdiff_t next,
+                                     ptrdiff_t columns, const T* end, T* restrict out, const ptrdiff_t* to) {
+    const ptrdiff_t ahead = AHEAD / (ptrdiff_t)sizeof(T);
+    for (ptrdiff_t i = 0; i < rows; i += 2 * LANES(T)) { /* two vectors of rows, or what is left */
+        const T* row[2 * PASTE__(LANES, T)];
+        for (ptrdiff_t l = 0; l < 2 * LANES(T); l++) row[l] = in + offsets[i + l < rows ? i + l : i];
         for (ptrdiff_t j = 0; j < columns; j += LANES(T)) {
+            if (j > 0 && columns - j <= 2) { /* a block for one or two columns would cost more */
+                for (; j < columns; j++)
+                    for (ptrdiff_t l = 0; l < 2 * LANES(T) && i + l / LANES(T) * LANES(T) < rows; l++)
+                        out[to[j] + i + l] = i + l < rows ? row[l][j] : 0;
+                break;
+            }
             if (columns - j < LANES(T) && columns >= LANES(T)) j = columns - LANES(T); /* the last block overlaps */
             const ptrdiff_t width = columns - j < LANES(T) ? columns - j : LANES(T);
-            if (j + AHEAD / (ptrdiff_t)sizeof(T) < columns)
-                for (ptrdiff_t l = 0; l < height; l++)
-                    __builtin_prefetch((const char*)(in + offsets[i + l] + j) + AHEAD);
-            if (height == LANES(T) && width == LANES(T))
-                _Pragma("GCC unroll 16") for (int l = 0; l < LANES(T); l++)
-                    v[l] = *(const V(T)*)(in + offsets[i + l] + j);
-            else
-                for (ptrdiff_t l = 0; l < LANES(T); l++) {
-                    T row[PASTE__(LANES, T)] = {0};
-                    if (l >= height)
-                        v[l] = (V(T)){0};
-                    else if (width == LANES(T) || end - (in + offsets[i + l] + j) >= LANES(T))
-                        v[l] = *(const V(T)*)(in + offsets[i + l] + j);
-                    else {
-                        for (ptrdiff_t k = 0; k < width; k++) row[k] = in[offsets[i + l] + j + k];
-                        v[l] = *(const V(T)*)row;
+            if (j + ahead < columns)
+                for (ptrdiff_t l = 0; l < 2 * LANES(T); l++) __builtin_prefetch(row[l] + j + ahead);
+            else if (columns >= ahead / 4)
+                for (ptrdiff_t l = i + 2 * LANES(T); l < i + 4 * LANES(T) && l < rows + next; l++)
+                    __builtin_prefetch(in + offsets[l] + (columns < ahead ? j : j + ahead - columns));
+            for (ptrdiff_t i1 = i; i1 < i + 2 * LANES(T) && i1 < rows; i1 += LANES(T)) {
+                const T* const* first = row + (i1 - i);
+                const ptrdiff_t height = rows - i1;
+                V(T) v[PASTE__(LANES, T)];
+                if (height >= LANES(T) && width == LANES(T))
+                    _Pragma("GCC unroll 16") for (int l = 0; l < LANES(T); l++) v[l] = *(const V(T)*)(first[l] + j);
+                else
+                    for (ptrdiff_t l = 0; l < LANES(T); l++) {
+                        T rest[PASTE__(LANES, T)] = {0};
+                        if (l >= height)
+                            v[l] = (V(T)){0};
+                        else if (width == LANES(T) || end - (first[l] + j) >= LANES(T))
+                            v[l] = *(const V(T)*)(first[l] + j);
+                        else {
+                            for (ptrdiff_t k = 0; k < width; k++) rest[k] = first[l][j + k];
+                            v[l] = *(const V(T)*)rest;
+                        }
                     }
-                }
-            PASTE(T, transpose)(v);
-            if (width == LANES(T))
-                _Pragma("GCC unroll 16") for (int l = 0; l < LANES(T); l++) *(V(T)*)(out + (j + l) * ld + i) = v[l];
-            else
-                for (ptrdiff_t l = 0; l < width; l++) *(V(T)*)(out + (j + l) * ld + i) = v[l];
+                PASTE(T, transpose)(v);
+                if (width == LANES(T))
+                    _Pragma("GCC unroll 16") for (int l = 0; l < LANES(T); l++) *(V(T)*)(out + to[j + l] + i1) = v[l];
+                else
+                    for (ptrdiff_t l = 0; l < width; l++) *(V(T)*)(out + to[j + l] + i1) = v[l];
+            }
         }
     }
 }

@@ -1,13 +1,14 @@
 /* The register tile of the matrix product, for one element type T (f32, f64 or u64).
  *
- *   T_gemm_tile     c[i][j] = start[i] + sum_k a[rows[i] + steps[k]] * b[k][j]      i < height <= GEMM_M
- *                   c[i][j] += the same sum, if start is NULL                       j < width units of GEMM_UNIT bytes
+ *   T_gemm_tile     c[to[i] + j] = start[i] + sum_k a[rows[i] + steps[k]] * b[k][j]     i < height <= GEMM_M
+ *                   c[to[i] + j] += the same sum, if start is NULL                      j < width units of GEMM_UNIT bytes
  *
  *   a   read where it lies: any matrix whose elements' places are the sum of an offset of the row, rows[i], and an
  *       offset of the depth, steps[k]
  *   b   a panel of columns, GEMM_N side by side          k=0  b00 b01 b02 ..
  *                                                        k=1  b10 b11 b12 ..
- *   c   rows of consecutive elements, ld apart; not aliasing a or b.
+ *   c   rows of consecutive elements, wherever each begins; not aliasing a or b. Their lines are asked for before the
+ *       sums begin, so that they are there when the sums are done.
  *
  * The accumulators fill the register file but for one row of b and one broadcast element of a. An element of a is used
  * for a whole row of b, so it may cost two loads, its row's offset and itself, and still leave the multiply-adds
@@ -27,6 +28,7 @@
 #endif
 #define GEMM_UNIT (VECTOR_BYTES == 64 ? 32 : VECTOR_BYTES)
 #define GEMM_N(type) (GEMM_VECTORS * LANES(type))
+#define GEMM_GROUP (VECTOR_BYTES == 64 ? 112 : 96) /* rows: a multiple of GEMM_M and of every vector's lanes */
 #define GEMM_DEPTH_BYTES 4608 /* of one row of a, in one block of the depth, at most */
 
 #define UNIT(type) PASTE(type, unit)
@@ -38,13 +40,13 @@ typedef u64 u64_unit __attribute__((vector_size(GEMM_UNIT), aligned(8), may_alia
 #define GEMM_EACH_VECTOR(N) _Pragma("GCC unroll 3") for (int j = 0; j < N; j++)
 #define GEMM_EACH(T, M, N, H, vector_c, unit_c)                       \
     GEMM_EACH_ROW(M) {                                                \
-        T* to = c + i * ld;                                           \
+        T* row = c + to[i];                                            \
         GEMM_EACH_VECTOR(N) {                                         \
-            V(T)* at = (V(T)*)(to + j * LANES(T));                    \
+            V(T)* at = (V(T)*)(row + j * LANES(T));                   \
             *at = vector_c;                                           \
         }                                                             \
         GEMM_EACH_VECTOR(H) {                                         \
-            UNIT(T)* at = (UNIT(T)*)(to + N * LANES(T));              \
+            UNIT(T)* at = (UNIT(T)*)(row + N * LANES(T));             \
             *at = unit_c;                                             \
         }                                                             \
     }
@@ -53,6 +55,8 @@ typedef u64 u64_unit __attribute__((vector_size(GEMM_UNIT), aligned(8), may_alia
         V(T) sum[M][N];                                                                                   \
         UNIT(T) rest[M][H];                                                                               \
         GEMM_EACH_ROW(M) {                                                                                \
+            __builtin_prefetch(c + to[i], 1);                                                             \
+            __builtin_prefetch(c + to[i] + N * LANES(T) + H * GEMM_UNIT / sizeof(T) - 1, 1);              \
             GEMM_EACH_VECTOR(N) sum[i][j] = (V(T)){0};                                                    \
             GEMM_EACH_VECTOR(H) rest[i][j] = (UNIT(T)){0};                                                \
         }                                                                                                 \
@@ -103,7 +107,7 @@ typedef u64 u64_unit __attribute__((vector_size(GEMM_UNIT), aligned(8), may_alia
 
 static void PASTE(T, gemm_tile)(ptrdiff_t height, ptrdiff_t width, ptrdiff_t depth, const T* restrict a,
                                 const ptrdiff_t* restrict rows, const ptrdiff_t* restrict steps, const T* restrict b,
-                                const T* restrict start, T* restrict c, ptrdiff_t ld) {
+                                const T* restrict start, T* restrict c, const ptrdiff_t* restrict to) {
     switch (height) {
 #if VECTOR_BYTES == 64
         GEMM_HEIGHT(T, 14) GEMM_HEIGHT(T, 13) GEMM_HEIGHT(T, 12) GEMM_HEIGHT(T, 11) GEMM_HEIGHT(T, 10) GEMM_HEIGHT(T, 9)
