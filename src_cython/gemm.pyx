@@ -18,7 +18,7 @@ element of each matrix lies at an offset along one axis plus an offset along the
 C (rows x lanes) = A (rows x depth) B (depth x lanes) as
 
     for a block of the depth:          b: panels [depth][GEMM_N] of all lanes, in the second cache
-        for a piece of the rows:       A is read where it lies: offsets of its rows, offsets of the depth
+        for a group of the rows:       A is read where it lies, along the depth; other rows are copied (copy_rows)
             for a panel of lanes:      the tile of simd/gemm_tile.h, straight into C where C's lanes lie side by side,
                                        else by way of put, transposed where its rows do
 
@@ -49,6 +49,7 @@ cdef extern from "tiles.h" nogil:
     void f32_copy(const float*, ptrdiff_t, float*)
     void f32_copy_padded(const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, float, float*)
     void f32_add(const float*, ptrdiff_t, float*)
+    int f32_run_finite "f32_finite"(const float*, ptrdiff_t)
     void f32_put_every_2(const float*, ptrdiff_t, float*, int)
     void f32_copy_runs(const float*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, float*)
     void f32_zip_row(const float*, ptrdiff_t, const float*, ptrdiff_t, float*)
@@ -60,6 +61,7 @@ cdef extern from "tiles.h" nogil:
     void f64_copy(const double*, ptrdiff_t, double*)
     void f64_copy_padded(const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t, double, double*)
     void f64_add(const double*, ptrdiff_t, double*)
+    int f64_run_finite "f64_finite"(const double*, ptrdiff_t)
     void f64_put_every_2(const double*, ptrdiff_t, double*, int)
     void f64_copy_runs(const double*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, double*)
     void f64_zip_row(const double*, ptrdiff_t, const double*, ptrdiff_t, double*)
@@ -71,6 +73,7 @@ cdef extern from "tiles.h" nogil:
     void u64_copy(const uint64_t*, ptrdiff_t, uint64_t*)
     void u64_copy_padded(const uint64_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, uint64_t, uint64_t*)
     void u64_add(const uint64_t*, ptrdiff_t, uint64_t*)
+    int u64_run_finite "u64_finite"(const uint64_t*, ptrdiff_t)
     void u64_put_every_2(const uint64_t*, ptrdiff_t, uint64_t*, int)
     void u64_copy_runs(const uint64_t*, const ptrdiff_t*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, uint64_t*)
     void u64_zip_row(const uint64_t*, ptrdiff_t, const uint64_t*, ptrdiff_t, uint64_t*)
@@ -864,7 +867,8 @@ cdef Matrix windows_of(const Task* t, const summand* x, const Py_ssize_t* xs, bi
     m.data, m.g, m.patched, m.deep, m.cut = <char*>x, g[0], True, deep, t.cut
     m.channels_last, m.whole, m.in_patch = t.channels_last or t.whole, t.whole, False
     m.sample, m.channel, m.row, m.column = xs[0], xs[1], xs[2], xs[3]
-    if (t.whole and g.H * g.W == g.P * g.Q and g.R * g.S == 1 and g.top == 0 and g.left == 0 and xs[2] == g.W * xs[3]):
+    if (t.whole and g.P == g.H and g.Q == g.W and g.R * g.S * g.sh * g.sw == 1 and g.top == 0 and g.left == 0
+            and xs[2] == g.W * xs[3]):
         # one long row: it is turned in fewer, longer pieces
         set_level(&pixels, 1, 1, 0)
         set_level(&pixels, 2, g.P * g.Q, xs[3])
@@ -979,6 +983,7 @@ cdef void zip_plane(const summand* even, Py_ssize_t evens, const summand* odd, P
                     summand* out, Py_ssize_t step) noexcept nogil:
     cdef Py_ssize_t row
     for row in range(rows):
+        prefetch_to_write(out + (row + 8) * step, (evens + odds) * <Py_ssize_t>sizeof(summand))
         if summand is float:
             f32_zip_row(even + row * evens, evens, odd + row * odds, odds, out + row * step)
         elif summand is double:
@@ -1034,25 +1039,29 @@ cdef void turn(const summand* w, const Py_ssize_t* shape, const Py_ssize_t* ws, 
                         copy(source + i, ws[1], count, to + t * C)
 
 
+cdef inline bint run_finite(const summand* values, Py_ssize_t n) noexcept nogil:
+    if summand is float:
+        return f32_run_finite(values, n)
+    elif summand is double:
+        return f64_run_finite(values, n)
+    else:
+        return u64_run_finite(values, n)
+
+
 cdef bint all_finite(const summand* values, const Py_ssize_t* shape, const Py_ssize_t* strides) noexcept nogil:
-    cdef summand sums[64]
-    cdef summand total = 0
-    cdef Py_ssize_t row, i, j, n = shape[3]
+    cdef Py_ssize_t row, i, n = shape[3]
     cdef const summand* run
-    for j in range(64):
-        sums[j] = 0
     for row in range(shape[0] * shape[1] * shape[2]):
         run = (values + row % shape[2] * strides[2] + row // shape[2] % shape[1] * strides[1]
                + row // shape[2] // shape[1] * strides[0])
         if strides[3] == 1:
-            for i in range(n // 64):
-                for j in range(64):
-                    sums[j] += run[i * 64 + j] * 0  # NaN for an infinity or NaN
-        for i in range(n - n % 64 if strides[3] == 1 else 0, n):
-            total += run[i * strides[3]] * 0
-    for j in range(64):
-        total += sums[j]
-    return total == 0
+            if not run_finite(run, n):
+                return False
+        else:
+            for i in range(n):
+                if not run_finite(run + i * strides[3], 1):
+                    return False
+    return True
 
 
 # --- convolution: im2col ---------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import pytest
 
 import fastconv as fc
 from fastconv import machine
+from fastconv.algorithms import gemm
 
 rng = np.random.default_rng(5)
 
@@ -72,6 +73,46 @@ def test_a_sample_alone_has_the_bytes_it_has_in_a_batch(kernel):
     for n in range(6):
         alone = fc.conv2d(x[n : n + 1], w, padding=kernel // 2, method="gemm")
         np.testing.assert_array_equal(whole[n], alone[0])
+
+
+@pytest.fixture
+def by_pixels(monkeypatch):
+    """Windows are the rows of every product."""
+    monkeypatch.setattr(gemm, "_best_product", lambda p, turned, kernel: gemm._product(p, True, turned, kernel))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 3), (3, 3), (5, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
+def test_runs_of_channels(by_pixels, dtype, kernel, stride):
+    x, w = integers(2, 38, 9, 8, dtype=dtype), integers(22, 19, *kernel, dtype=dtype)
+    check(x, w, padding=1, stride=stride, groups=2)
+
+
+@pytest.mark.parametrize("boundary", ["wrap", "reflect", "nearest"])
+def test_runs_of_channels_beyond_the_edge(by_pixels, boundary):
+    check(integers(1, 17, 6, 7), integers(9, 17, 3, 3), padding=2, boundary=boundary)
+
+
+@pytest.mark.parametrize("channels", [16, 17, 130, 1030])
+def test_runs_of_channels_in_several_blocks(by_pixels, channels):
+    check(integers(1, channels, 4, 5), integers(7, channels, 3, 3), padding=(0, 1))
+
+
+def test_long_rows_of_pixels(by_pixels):
+    check(integers(1, 16, 2, 150), integers(5, 16, 1, 3), padding=(0, 1))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_runs_of_channels_of_any_strides(by_pixels, stride):
+    x, w = integers(2, 17, 16, 7), integers(16, 9, 3, 6)
+    check(x.transpose(0, 2, 1, 3), w.transpose(0, 2, 1, 3)[:, :, ::-1].repeat(6, 1)[:, :16], padding=1, stride=stride)
+    check(integers(1, 16, 7, 6), np.broadcast_to(integers(16, 1, 1, 3), (16, 16, 3, 3)), padding=1, stride=stride)
+    check(integers(1, 16, 7, 6), integers(16, 16, 6, 6)[:, :, ::2, ::-2], padding=1, stride=stride)
+
+
+def test_strides_that_leave_as_many_pixels(by_pixels):
+    check(integers(1, 16, 3, 3), integers(4, 16, 1, 1), stride=2, padding=((0, 2), (0, 2)))
 
 
 @pytest.mark.parametrize("boundary", ["constant", "wrap"])

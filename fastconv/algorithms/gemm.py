@@ -1,7 +1,8 @@
 """Implicit GEMM: convolution as a product of matrices, one of which is the windows of x, never written out.
 
 Any stride, dilation, group, boundary, layout and dtype; several hundred KiB of scratch for each worker. One operand is
-read where it lies, or from a padded patch of the image; the other is packed into panels. Kernel: src_cython/gemm.pyx,
+read where it lies, or from a padded patch of the image, whose channels lie side by side if its pixels are rows of the
+product; the other is packed into panels. Kernel: src_cython/gemm.pyx,
 which draws the product; this module chooses which operand is which, by what packing and storing cost, and the block
 sizes. Input gradients are forward convolutions, one per output phase; at a stride of 2 the even and the odd columns are
 computed apart and put together after. (S. Chetlur et al., cuDNN: Efficient Primitives for Deep Learning, 2014, for
@@ -25,7 +26,7 @@ from fastconv.problem import ConvProblem
 NAME = "gemm"
 SCOPE, ELEMENTWISE = "window", True
 
-PANELS_BYTES = 576 << 10  # packed lanes of a unit of work: more than half of the second cache
+PANELS_BYTES = (machine.cpu.cache_sizes()[1] or 1 << 20) // 16 * 9  # packed lanes of a unit of work
 PATCH_BYTES = 192 << 10  # of the image copied at a time, more or less
 PRODUCT_BYTES = 4096  # that could be moved while the product of one group is set up
 # What an element beside the multiply-adds costs, in parts of the time that machine.Rates.bandwidth reckons

@@ -4,6 +4,7 @@
  *   T_copy_padded   out = before times value, in, after times value
  *   T_copy_every_2  out[i] = in[2*i]
  *   T_add           out[i] += in[i]
+ *   T_finite        are all in[i] finite?
  *   T_put_every_2   out[2*i] = in[i], or += in[i]; what lies between is read and written back
  *   T_zip_row       out[2*i] = even[i], i < evens; out[2*i + 1] = odd[i], i < odds; evens == odds or odds + 1
  *   T_copy_runs     panels[(lane + i) / GEMM_N][k][(lane + i) % GEMM_N] = in[offsets[k] + i*step]     k < count, i < n
@@ -87,6 +88,19 @@ static inline void PASTE(T, add)(const T* in, ptrdiff_t n, T* out) {
         for (; i < n; i++) out[i] += in[i];
 }
 
+static int PASTE(T, finite)(const T* in, ptrdiff_t n) {
+    V(T) sums[8]; /* of products with zero: NaN where one is */
+    T rest[8 * PASTE__(LANES, T)] = {0};
+    ptrdiff_t i = 0;
+    _Pragma("GCC unroll 8") for (int j = 0; j < 8; j++) sums[j] = (V(T)){0};
+    for (; i + 8 * LANES(T) <= n; i += 8 * LANES(T))
+        _Pragma("GCC unroll 8") for (int j = 0; j < 8; j++) sums[j] += *(const V(T)*)(in + i + j * LANES(T)) * 0;
+    _Pragma("GCC unroll 8") for (int j = 0; j < 8; j++) *(V(T)*)(rest + j * LANES(T)) = sums[j];
+    for (; i < n; i++) rest[0] += in[i] * 0;
+    for (int j = 1; j < 8 * LANES(T); j++) rest[0] += rest[j];
+    return rest[0] == 0;
+}
+
 static inline void PASTE(T, put_every_2)(const T* in, ptrdiff_t n, T* out, int add) {
     ptrdiff_t i = 0;
     for (; i + 8 < n; i += 8) { /* the last element has no neighbour */
@@ -131,15 +145,19 @@ static void PASTE(T, copy_runs)(const T* in, const ptrdiff_t* offsets, ptrdiff_t
     else
         for (ptrdiff_t k = 0; k < count; k++) { /* a run is read from end to end: the processor foresees that */
             const T* from = in + offsets[k];
-            T* to = panels + k * GEMM_N(T);
+            T* to = panels + k * GEMM_N(T) + lane;
             if (k + 6 < count) prefetch(in + offsets[k + 6], n * step * (ptrdiff_t)sizeof(T));
-            ptrdiff_t rest = n, width = GEMM_N(T) - lane;
-            PASTE(T, copy_strided)(from, step, width, to + lane);
-            for (rest -= width; rest >= GEMM_N(T); rest -= width) {
-                from += width * step, to += depth * GEMM_N(T), width = GEMM_N(T);
-                PASTE(T, copy_strided)(from, step, GEMM_N(T), to);
+            ptrdiff_t rest = n;
+            if (lane > 0) {
+                PASTE(T, copy_strided)(from, step, GEMM_N(T) - lane, to);
+                from += (GEMM_N(T) - lane) * step, to += depth * GEMM_N(T) - lane, rest -= GEMM_N(T) - lane;
             }
-            if (rest) PASTE(T, copy_strided)(from + width * step, step, rest, to + depth * GEMM_N(T));
+            for (; rest >= GEMM_N(T); rest -= GEMM_N(T), from += GEMM_N(T) * step, to += depth * GEMM_N(T))
+                if (step == 1)
+                    memcpy(to, from, GEMM_N(T) * sizeof(T));
+                else
+                    PASTE(T, copy_strided)(from, step, GEMM_N(T), to);
+            if (rest) PASTE(T, copy_strided)(from, step, rest, to);
         }
 }
 
