@@ -36,8 +36,8 @@ class Cost:
     """Bytes of scratch of each worker."""
     rate: str
     """Which of machine.Rates the flops run at."""
-    calls: int = 1
-    """Kernel calls."""
+    calls: float = 1
+    """Kernel calls; less than 1 is one that begins sooner than machine.CALL_SECONDS says."""
 
 
 def up(extent: int, block: int) -> int:

@@ -33,6 +33,7 @@ PIECES = 8  # weight gradients of so few filters that workers would idle are cut
 COPYING = 0.8  # of the time that machine.Rates.bandwidth reckons: patches are copied by whole rows
 PACKING = 2  # the same: weights are copied one by one
 STARTING = 5  # taps in the time in which a tile begins and ends
+CALL = 0.7  # of machine.CALL_SECONDS: what a call needs beside arrays is prepared
 # Times as long as machine.Rates.direct reckons:
 ALONE = 1.6  # a filter that shares no loads of the image with others
 DOTS = 1.25  # weight gradients, whose loads all cross cache lines
@@ -135,11 +136,11 @@ def _blocks_cost(problem: ConvProblem, isa: str) -> Cost:
             shared, moved = shared + padded, moved + 3 * padded * problem.N
         worker = max((_blocks(part, kernel, True).worker_bytes for part in found), default=0)
         calls = 1 if problem.boundary == "constant" else max(problem.N, 1)
-        return Cost(flops, moved, up(shared, 64), worker, "direct", calls)
+        return Cost(flops, moved, up(shared, 64), worker, "direct", CALL * calls)
     blocks = _blocks(problem, kernel)
     weights = math.prod(problem.w_shape) * problem.itemsize
     shared = up(weights, 64) if problem.direction == "forward" else weights * blocks.pieces * (blocks.pieces > 1)
-    return Cost(*_work(problem, kernel), shared, blocks.worker_bytes, "direct")
+    return Cost(*_work(problem, kernel), shared, blocks.worker_bytes, "direct", CALL)
 
 
 def _work(problem: ConvProblem, kernel: Any) -> tuple[float, float]:
