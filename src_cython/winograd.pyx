@@ -265,7 +265,7 @@ cdef void filter_block(const Task* t, const real* w, const Py_ssize_t* ws, bint 
     cdef bint rows = dense and ws[1] == taps and not flip
     cdef const real* at
     while c < c1:
-        count = max(min(FILTERS // taps if rows else 1, channels - c), 1)
+        count = max(min(FILTERS // taps if rows else 1, min(channels, c1) - c), 1)
         for half in range(2):
             lanes = min(max(t.K - k0 - half * L, 0), L) if c < channels else 0
             if lanes == 0:

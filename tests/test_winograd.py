@@ -1,0 +1,89 @@
+"""The orders and blocks of Winograd's method: src_cython/winograd.pyx, and its way there."""
+
+import numpy as np
+import pytest
+from convolutions import DIRECTIONS
+
+import fastconv as fc
+from fastconv import machine, reference
+from fastconv.algorithms import winograd
+from fastconv.problem import ConvProblem
+
+PLACES = {
+    "tiles outside, in L2": {"MANY_FILTERS": 1 << 40},
+    "tiles outside, from beyond": {"MANY_FILTERS": 1 << 40, "L2_BYTES": 4096, "CHUNK": 9},
+    "filters outside": {"MANY_FILTERS": 0, "FEW_TILES": 1 << 40},
+    "filters outside, few channels at a time": {"MANY_FILTERS": 0, "FEW_TILES": 1 << 40, "L2_BYTES": 4096},
+}
+"""What decides about the order of the loops and the blocks."""
+LINES = [
+    "n2 c40 h15 w20 k70 r3 s3 pad1",
+    "n1 c17 h30 w13 k33 r3 s3 pad2,0,1,3 dil3 reflect",
+    "n3 c9 h4 w61 k5 r3 s3 pad1 dil1x5",
+    "n1 c36 h21 w18 k40 r5 s5 pad2 g2 NHWC",
+]
+
+
+def operands(problem):
+    shapes = {
+        "forward": (problem.x_shape, problem.w_shape),
+        "input_grad": (problem.y_shape, problem.w_shape),
+        "weight_grad": (problem.x_shape, problem.y_shape),
+    }
+    rng = np.random.default_rng([problem.C, problem.K, problem.H])
+    return [rng.standard_normal(shape).astype(problem.dtype) for shape in shapes[problem.direction]]
+
+
+def results(problem, a, b, variant, isa, workers):
+    tables = variant.prepare(problem, isa)
+    plan = type("Plan", (), {"problem": problem, "tables": tables})
+    for number in workers:
+        out = np.full(problem.out_shape, np.nan, problem.dtype)
+        variant.run(plan, a, b, np.empty(0, problem.dtype), out, number)
+        yield out
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_order_and_blocks_change_no_byte(line, direction, dtype, isa, monkeypatch):
+    problem = ConvProblem.from_text(f"{line} {direction} {dtype}")
+    a, b = operands(problem)
+    exact = getattr(reference, direction)(a.astype(np.float64), b.astype(np.float64), problem)
+    scale = winograd.F4.error_bound(problem) * np.linalg.norm(a) * np.linalg.norm(b)
+    for variant in (winograd.F4, winograd.F2):
+        first = None
+        for name, values in PLACES.items():
+            with monkeypatch.context() as patch:
+                for constant, value in values.items():
+                    patch.setattr(machine if constant == "L2_BYTES" else winograd, constant, value)
+                if "beyond" in name:  # several chunks, whose sums wait for each other
+                    patch.setattr(winograd, "WEIGHT_TILES", 1)
+                for out in results(problem, a, b, variant, isa, (1, 2, 3, 5)):
+                    if first is None:
+                        first = out
+                        np.testing.assert_allclose(out, exact, rtol=0, atol=scale)
+                    np.testing.assert_array_equal(out, first, err_msg=f"{variant.variant(problem)}, {name}")
+
+
+@pytest.mark.parametrize("direction", ["forward", "input_grad"])
+def test_the_order_follows_filters_and_tiles(direction):
+    def order(h, channels):
+        problem = ConvProblem.from_text(f"n1 c{channels} h{h} w{h} k{channels} r3 s3 pad1 {direction}")
+        return winograd.F4.prepare(problem, machine.ISA).blocks.filters_outside
+
+    assert order(14, 512)
+    assert not order(14, 32), "few filters are transformed once"
+    assert not order(800, 512), "too many tiles to wait"
+
+
+def test_more_phases_than_rows():
+    """A dilation beyond the result's extents leaves phases without outputs."""
+    rng = np.random.default_rng(1)
+    x, w = rng.standard_normal((2, 5, 9, 23)), rng.standard_normal((4, 5, 3, 3))
+    for dilation in ((4, 11), (4, 1), (1, 11), (4, 9)):
+        y = fc.conv2d(x, w, dilation=dilation, method="winograd")
+        np.testing.assert_allclose(y, fc.conv2d(x, w, dilation=dilation, method="gemm"), atol=1e-11)
+        dw = fc.conv2d_weight_grad(x, y, w.shape, dilation=dilation, method="winograd")
+        expected = fc.conv2d_weight_grad(x, y, w.shape, dilation=dilation, method="gemm")
+        np.testing.assert_allclose(dw, expected, atol=1e-10)
