@@ -311,8 +311,9 @@ class Packed:
 def pack(tables: Tables, w: np.ndarray) -> Packed:
     flat, finite = np.array(w, order="C").reshape(w.shape[0] * w.shape[1], -1), True
     if tables.problem.direction == "input_grad" and flat.dtype.kind == "f":
-        with np.errstate(over="ignore", invalid="ignore"):  # a sum is finite only if all weights are
-            finite = bool(np.isfinite(flat.sum()) or np.isfinite(flat).all())
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = np.add.reduce(flat, axis=None)  # finite only if all weights are
+        finite = math.isfinite(total) or bool(np.isfinite(flat).all())
     return Packed(flat, finite)
 
 
