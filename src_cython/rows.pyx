@@ -13,18 +13,24 @@ that a chunk's taps read lines of x that are equally far apart, whatever stride 
 Where x has columns next to each other and nothing but zeros lies beyond its edge, lines are read as they lie, and a mask
 makes zeros of what a vector reads to the left and right of its row; never of what lies outside of x. Otherwise a unit
 copies the lines of its block, the whole width of the image where that fits the second cache, so that nothing but the
-copying knows of edges, strides and types of x. A line in the copy, for each column phase in use:
+copying knows of edges and types of x. A line, for each column phase in use:
 
-    line[phase][i] = source column step*(q0 + i + first) + phase,   of `pixel` elements each
+    line[phase][i] = source column step_w*(pick*q0 + i + first) + phase,   of `pixel` elements each
+    output q0 + q reads i = pick*q, and so many more as `columns` says; stride = pick*step_w
+
+At stride 2, where lines are read in place, `pick` is 2: there is one phase, and tiles pick every second element in
+registers.
 
 A pixel is one element; or, where channels lie side by side (NHWC), a slice of them with a weight for each, filled up
 to whole vectors (`each`); or the channels of a photo, which share their weights: then lines are longer, that is all.
 
-Outputs go straight to y where its rows lie in one piece of the right type, else by way of a stage: there the phases
-of an input gradient's columns meet before they are stored, side by side.
+Outputs go straight to y where its rows lie in one piece of the right type, else by way of a stage. The phases of an input
+gradient's columns are results of their own, with a list of taps each; two of them a tile computes together and stores
+side by side (`zip`), more of them meet when the stage is stored.
 
-    packed weights   w[plane or slice][vector of the slice][column phase][chunk][column of taps][tap of the chunk]
-    dw               dw[piece][channel][chunk][columns of taps, DOTS_S at a time][column][tap of the chunk]
+    weights          w[channel][tap], gathered for each plane or slice, in the order in which they are summed:
+                     [column phase][chunk][column of taps][tap of the chunk], of one lane or, `each`, of all
+    dw               dw[piece][channel][tap]
 
 x and y come through the buffer protocol, since their types may differ from that of the sums: `x_kind` and `y_kind`
 number them as simd/convert.h does.
@@ -42,27 +48,27 @@ cdef extern from "rows.h" nogil:
     const int ROWS_BYTES
     const int ROWS_TAPS
     const int ROWS_M
-    const int ROWS_LINES
-    const int DOTS_M
-    const int DOTS_S
+    const int ROWS_PLAIN, ROWS_MASKED, ROWS_PICKED, ROWS_ZIPPED, ROWS_EACH
     ctypedef struct RowsTile:
         ptrdiff_t chunks
         const ptrdiff_t* taps
-        ptrdiff_t ncolumns
+        const ptrdiff_t* firsts
+        const ptrdiff_t* begins
         const ptrdiff_t* columns
+        ptrdiff_t x_first
         ptrdiff_t x_step
         ptrdiff_t y_step
     void f32_rows_tile(const RowsTile*, int, ptrdiff_t, const float**, const float*, const float*, const float*, ptrdiff_t,
-                       ptrdiff_t, float**)
+                       float*, ptrdiff_t)
     void f64_rows_tile(const RowsTile*, int, ptrdiff_t, const double**, const double*, const double*, const double*,
-                       ptrdiff_t, ptrdiff_t, double**)
+                       ptrdiff_t, double*, ptrdiff_t)
     void u64_rows_tile(const RowsTile*, int, ptrdiff_t, const uint64_t**, const uint64_t*, const uint64_t*,
-                       const uint64_t*, ptrdiff_t, ptrdiff_t, uint64_t**)
-    void f32_rows_dots(const RowsTile*, const float**, const float*, const float**, ptrdiff_t, ptrdiff_t, ptrdiff_t,
+                       const uint64_t*, ptrdiff_t, uint64_t*, ptrdiff_t)
+    void f32_rows_dots(const RowsTile*, bint, const float**, const float*, const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t,
                        ptrdiff_t, float*)
-    void f64_rows_dots(const RowsTile*, const double**, const double*, const double**, ptrdiff_t, ptrdiff_t, ptrdiff_t,
+    void f64_rows_dots(const RowsTile*, bint, const double**, const double*, const double*, ptrdiff_t, ptrdiff_t, ptrdiff_t,
                        ptrdiff_t, double*)
-    void u64_rows_dots(const RowsTile*, const uint64_t**, const uint64_t*, const uint64_t**, ptrdiff_t, ptrdiff_t,
+    void u64_rows_dots(const RowsTile*, bint, const uint64_t**, const uint64_t*, const uint64_t*, ptrdiff_t, ptrdiff_t,
                        ptrdiff_t, ptrdiff_t, uint64_t*)
     void f32_rows_unzip(const float*, ptrdiff_t, float*, float*)
     void f64_rows_unzip(const double*, ptrdiff_t, double*, double*)
@@ -73,14 +79,11 @@ cdef extern from "rows.h" nogil:
     void f32_rows_give(const float*, ptrdiff_t, int, char*, ptrdiff_t)
     void f64_rows_give(const double*, ptrdiff_t, int, char*, ptrdiff_t)
     void u64_rows_give(const uint64_t*, ptrdiff_t, int, char*, ptrdiff_t)
-    void f32_rows_zip(const float*, const float*, ptrdiff_t, float*)
-    void f64_rows_zip(const double*, const double*, ptrdiff_t, double*)
-    void u64_rows_zip(const uint64_t*, const uint64_t*, ptrdiff_t, uint64_t*)
 
-TAPS, M, LINES = ROWS_TAPS, ROWS_M, ROWS_LINES
-"""Rows of taps in a chunk, rows of outputs in a tile, lines of x that they read."""
-DOT_ROWS, DOT_COLUMNS = DOTS_M, DOTS_S
-"""Rows of dy and columns of taps of one weight-gradient tile."""
+PASSES = 8
+"""Of one call, at the most."""
+TAPS, M = ROWS_TAPS, ROWS_M
+"""Rows of taps in a chunk, rows of outputs in a tile."""
 BYTES = ROWS_BYTES
 """Bytes of one vector."""
 
@@ -98,23 +101,30 @@ cdef struct Task:
     bint each
     Axis h, w
     Py_ssize_t P, Q, phases  # of the result; column phases of the result
-    Py_ssize_t step_h, step_w, spread
+    Py_ssize_t zip, lists  # phases that a tile computes together and stores side by side: 1 or 2; phases / zip
+    Py_ssize_t step_h, step_w  # step_w: of the copy
+    Py_ssize_t pick  # pixels of a line from one output to the next
+    Py_ssize_t spread
     Py_ssize_t first_h, reach_h  # the least row offset, and how far the largest is from it
-    Py_ssize_t first_w, reach_w  # in steps
+    Py_ssize_t first_w, reach_w  # the same of columns, in steps
     Py_ssize_t block_p, block_q, plane, source_phases  # a line's phases are `plane` pixels apart
     Py_ssize_t bunch  # planes of a unit
-    Py_ssize_t lines  # of a block, at the most
+    Py_ssize_t lines, group  # of a block, at the most; room for the pointers of those that are step_h*spread apart
     Py_ssize_t line, stage  # elements from one line to the next, in the copy and in the stage
     Py_ssize_t chunks, taps  # taps: all rows of taps together
+    Py_ssize_t row, row_step  # of the result: the first one, and how far the next is
+    Py_ssize_t weights, kernel  # room for those of a plane or a slice, or for its sums; weights that a channel has
     bint in_place  # lines are read as they lie in x, where nothing but zeros is beyond the edge
     const char* x_begin
     const char* x_end
     const char* y_end
     const int64_t* residues  # the column phases of the source that are in use
     const int64_t* sizes  # of chunks
-    const int64_t* bases  # row offsets of the chunks' first taps
+    const int64_t* firsts  # the lines of the chunks' first taps, for each of the `spread` first rows of outputs
     const int64_t* begins  # columns[begins[t]:begins[t + 1]] are those of column phase t of the result
     const int64_t* columns
+    const int64_t* order  # the place of each tap among the weights as they are given
+    int way  # of the tiles
 
 
 cdef struct Place:  # the block of a unit
@@ -157,24 +167,25 @@ cdef inline void unzip(const summand* x, Py_ssize_t n, summand* even, summand* o
         u64_rows_unzip(x, n, even, odd)
 
 
-cdef inline void tile(const RowsTile* shape, bint each, Py_ssize_t rows, const summand** x, const summand* mask,
-                      const summand* w, const summand* start, Py_ssize_t at, Py_ssize_t vectors, summand** y) noexcept nogil:
+cdef inline void tile(const RowsTile* shape, int way, Py_ssize_t rows, const summand** lines, const summand* mask,
+                      const summand* w, const summand* start, Py_ssize_t run, summand* y, Py_ssize_t y_pitch) noexcept nogil:
     if summand is float:
-        f32_rows_tile(shape, each, rows, x, mask, w, start, at, vectors, y)
+        f32_rows_tile(shape, way, rows, lines, mask, w, start, run, y, y_pitch)
     elif summand is double:
-        f64_rows_tile(shape, each, rows, x, mask, w, start, at, vectors, y)
+        f64_rows_tile(shape, way, rows, lines, mask, w, start, run, y, y_pitch)
     else:
-        u64_rows_tile(shape, each, rows, x, mask, w, start, at, vectors, y)
+        u64_rows_tile(shape, way, rows, lines, mask, w, start, run, y, y_pitch)
 
 
-cdef inline void dots(const RowsTile* shape, const summand** x, const summand* mask, const summand** dy, Py_ssize_t rows,
-                      Py_ssize_t at, Py_ssize_t vectors, Py_ssize_t rest, summand* dot) noexcept nogil:
+cdef inline void dots(const RowsTile* shape, bint picked, const summand** lines, const summand* mask, const summand* dy,
+                      Py_ssize_t dy_pitch, Py_ssize_t rows, Py_ssize_t vectors, Py_ssize_t rest,
+                      summand* dot) noexcept nogil:
     if summand is float:
-        f32_rows_dots(shape, x, mask, dy, rows, at, vectors, rest, dot)
+        f32_rows_dots(shape, picked, lines, mask, dy, dy_pitch, rows, vectors, rest, dot)
     elif summand is double:
-        f64_rows_dots(shape, x, mask, dy, rows, at, vectors, rest, dot)
+        f64_rows_dots(shape, picked, lines, mask, dy, dy_pitch, rows, vectors, rest, dot)
     else:
-        u64_rows_dots(shape, x, mask, dy, rows, at, vectors, rest, dot)
+        u64_rows_dots(shape, picked, lines, mask, dy, dy_pitch, rows, vectors, rest, dot)
 
 
 # --- lines -----------------------------------------------------------------------------------------
@@ -242,17 +253,49 @@ cdef inline void load_pair(const char* row, Py_ssize_t item, const Task* t, summ
         load_beyond(row, item, item, 0, t, cval, 1, first + 1, end, width, odd)
 
 
+cdef inline Py_ssize_t reach(const Task* t, Py_ssize_t columns) noexcept nogil:
+    """Pixels of a line (of each phase) that so many outputs read."""
+    return t.pick * (columns - 1) + 1 + t.reach_w
+
+
+cdef inline Py_ssize_t count_lines(const Task* t, const Place* at) noexcept nogil:
+    return t.step_h * (at.rows - 1) + t.reach_h + 1
+
+
+cdef inline void point(const Task* t, const char* first, Py_ssize_t pitch, Py_ssize_t begin, Py_ssize_t end,
+                       const Place* at, const summand* zeros, const summand** lines) noexcept nogil:
+    """Where the lines under a block are: those from `begin` to `end` lie `pitch` bytes apart, all others are zeros.
+    Those of a tile are neighbours in the table: lines[u % apart][u // apart], and any for rows that it has too many."""
+    cdef Py_ssize_t apart = t.step_h * t.spread, count = count_lines(t, at), i, u, group
+    cdef const char* line
+    for group in range(min(apart, count)):
+        u, i = group, 0
+        while u < begin:
+            lines[i] = zeros
+            u, i = u + apart, i + 1
+        line = first + u * pitch
+        while u < end:
+            lines[i] = <const summand*>line
+            u, i, line = u + apart, i + 1, line + apart * pitch
+        while u < count:
+            lines[i] = zeros
+            u, i = u + apart, i + 1
+        if at.rows < t.spread * ROWS_M:
+            for i in range(i, i + ROWS_M):
+                lines[i] = zeros
+        lines += t.group
+
+
 cdef void load_block(const char* x, const Py_ssize_t* xs, Py_ssize_t item, int kind, const Task* t, summand cval,
                      Py_ssize_t elements, const Place* at, const summand** lines, summand* copy) noexcept nogil:
     """The lines under a block of outputs, and where they are: what is inside the image begins at a multiple of 64."""
     cdef Py_ssize_t i, h, first, begin, end, phase, h0 = t.step_h * at.p0 + t.first_h
-    cdef Py_ssize_t count = t.step_h * (at.rows - 1) + t.reach_h + 1, width = at.columns + t.reach_w
+    cdef Py_ssize_t count = count_lines(t, at), width = reach(t, at.columns), left = t.pick * at.q0 + t.first_w
     cdef bint paired = t.step_w == 2 and t.source_phases == 2 and t.pixel == 1 and kind == 0 and xs[3] == item
-    copy += -first_inside(t.step_w * (at.q0 + t.first_w), t.step_w, 0, 16) * t.padded & 15
-    for i in range(count):
-        lines[i] = copy + i * t.line
+    copy += -first_inside(t.step_w * left, t.step_w, 0, 16) * t.padded & 15
+    point(t, <const char*>copy, t.line * <Py_ssize_t>sizeof(summand), 0, count, at, copy, lines)
     for phase in range(1 if paired else t.source_phases):
-        first = t.step_w * (at.q0 + t.first_w) + t.residues[phase]
+        first = t.step_w * left + t.residues[phase]
         begin = first_inside(first, t.step_w, 0, width)
         end = first_inside(first + paired - t.w.extent, t.step_w, begin, width)
         for i in range(count):
@@ -266,150 +309,160 @@ cdef void load_block(const char* x, const Py_ssize_t* xs, Py_ssize_t item, int k
                            copy + i * t.line + phase * t.plane * t.padded)
 
 
-cdef void make_mask(const Task* t, const Place* at, summand* zeros) noexcept nogil:
-    """A line of zeros and the mask of what is inside, both as long as what a block's tiles may read."""
-    cdef Py_ssize_t item = sizeof(summand), first = at.q0 + t.first_w
-    cdef Py_ssize_t begin = first_inside(first, 1, 0, t.line), end = first_inside(first - t.w.extent, 1, begin, t.line)
+cdef inline bint find_block(const char* x, const Py_ssize_t* xs, const Task* t, const Place* at, const summand* zeros,
+                            const summand** lines) noexcept nogil:
+    """The same lines as they lie in x, with zeros above and below; not if anything beyond x had to be read."""
+    cdef Py_ssize_t item = sizeof(summand), lanes = ROWS_BYTES // item, h0 = t.step_h * at.p0 + t.first_h
+    cdef Py_ssize_t count = count_lines(t, at), columns = (at.columns + lanes - 1) // lanes * lanes
+    cdef Py_ssize_t begin = first_inside(h0, 1, 0, count), end = first_inside(h0 - t.h.extent, 1, begin, count)
+    cdef const char* row = x + (h0 + begin) * xs[2] + (t.pick * at.q0 + t.first_w) * item
+    cdef const char* last = row + (end - 1 - begin) * xs[2]
+    if begin < end and (min(row, last) < t.x_begin
+                        or max(row, last) + (t.pick * columns + t.reach_w) * item > t.x_end):
+        return False
+    point(t, row - begin * xs[2], xs[2], begin, end, at, zeros, lines)
+    return True
+
+
+cdef void make_masks(const Task* t, const Place* at, summand* zeros) noexcept nogil:
+    """A line of zeros and the mask of what is inside, both as long as what a block's tiles may read. A line in the copy
+    is all inside, but where zeros are beyond the edge the mask does no harm."""
+    cdef Py_ssize_t item = sizeof(summand), first = t.pick * at.q0 + t.first_w, begin = 0, end = t.line
+    if t.in_place:
+        begin = first_inside(first, 1, 0, t.line)
+        end = first_inside(first - t.w.extent, 1, begin, t.line)
     memset(zeros, 0, 2 * t.line * item)
     memset(zeros + t.line + begin, 255, (end - begin) * item)
 
 
-cdef bint find_block(const char* x, const Py_ssize_t* xs, const Task* t, const Place* at, const summand* zeros,
-                     const summand** lines) noexcept nogil:
-    """The same lines as they lie in x, with zeros above and below; not if anything beyond x had to be read."""
-    cdef Py_ssize_t i, item = sizeof(summand), h0 = t.step_h * at.p0 + t.first_h
-    cdef Py_ssize_t count = t.step_h * (at.rows - 1) + t.reach_h + 1
-    cdef Py_ssize_t begin = first_inside(h0, 1, 0, count), end = first_inside(h0 - t.h.extent, 1, begin, count)
-    cdef const char* row = x + (h0 + begin) * xs[2] + (at.q0 + t.first_w) * item
-    cdef const char* last = row + (end - 1 - begin) * xs[2]
-    if begin < end and (min(row, last) < t.x_begin
-                        or max(row, last) + (at.columns + t.reach_w + ROWS_BYTES // item) * item > t.x_end):
-        return False
-    for i in range(begin):
-        lines[i] = zeros
-    for i in range(begin, end):
-        lines[i] = <const summand*>row
-        row += xs[2]
-    for i in range(end, count):
-        lines[i] = zeros
-    return True
-
-
-cdef inline void point(const Task* t, const summand** all_lines, Py_ssize_t r, Py_ssize_t rows, Py_ssize_t m,
-                       Py_ssize_t chunk, const summand** lines) noexcept nogil:
-    """The lines that a chunk reads for outputs r + spread*m, r + spread*(m + 1), ...; any one beyond the last of them."""
-    cdef Py_ssize_t i, step = t.step_h * t.spread, u = t.step_h * r + t.bases[chunk] - t.first_h
-    cdef Py_ssize_t last = t.step_h * (rows - 1) + t.reach_h
-    for i in range(m + t.sizes[chunk] - 1):
-        lines[i] = all_lines[min(u, last)]
-        u += step
+cdef inline RowsTile make_shape(const Task* t) noexcept nogil:
+    cdef RowsTile shape
+    shape.chunks, shape.taps, shape.firsts = t.chunks, <const ptrdiff_t*>t.sizes, <const ptrdiff_t*>t.firsts
+    shape.begins, shape.columns = <const ptrdiff_t*>t.begins, <const ptrdiff_t*>t.columns
+    shape.x_first, shape.x_step, shape.y_step = 0, t.pick * t.padded, t.padded
+    return shape
 
 
 # --- forward ---------------------------------------------------------------------------------------
 
 
-cdef void store(const Task* t, const summand* stage, Py_ssize_t rows, char* y, const Py_ssize_t* ys, Py_ssize_t item,
-                int kind, Py_ssize_t elements, Py_ssize_t q0, Py_ssize_t columns) noexcept nogil:
+cdef inline Py_ssize_t list_columns(const Task* t, Py_ssize_t phase, const Place* at) noexcept nogil:
+    """Outputs that one list of taps makes in a row of a block."""
+    if t.lists == 1:
+        return min(at.columns * t.zip, t.Q - at.q0 * t.zip)
+    return min(at.columns, (t.Q - phase + t.phases - 1) // t.phases - at.q0)
+
+
+cdef inline void store(const Task* t, const summand* stage, Py_ssize_t rows, char* y, const Py_ssize_t* ys, int kind,
+                       Py_ssize_t item, Py_ssize_t elements, const Place* at) noexcept nogil:
     """Rows of a tile from the stage [phase][row] to y, ys[2] bytes apart times `spread`."""
-    cdef Py_ssize_t m, phase, n, j
+    cdef Py_ssize_t m, phase, n, j, step = t.lists * ys[3], pitch = t.spread * ys[2]
     cdef const summand* line
     cdef char* out
-    for m in range(rows):
-        out = y + m * t.spread * ys[2] + q0 * t.phases * ys[3]
-        if (t.phases == 2 and t.pixel == 1 and kind == 0 and ys[3] == item and t.Q >= (q0 + columns) * 2):
-            line = stage + m * t.stage
-            if summand is float:
-                f32_rows_zip(line, line + ROWS_M * t.stage, columns, <float*>out)
-            elif summand is double:
-                f64_rows_zip(line, line + ROWS_M * t.stage, columns, <double*>out)
-            else:
-                u64_rows_zip(line, line + ROWS_M * t.stage, columns, <uint64_t*>out)
-            continue
-        for phase in range(t.phases):
-            line = stage + (phase * ROWS_M + m) * t.stage
-            n = min(columns, (t.Q - phase + t.phases - 1) // t.phases - q0)
+    for phase in range(t.lists):
+        n = list_columns(t, phase, at)
+        line = stage + phase * ROWS_M * t.stage
+        out = y + phase * ys[3]
+        for m in range(rows):
             if t.pixel == 1:
-                give(line, n, kind, out + phase * ys[3], t.phases * ys[3])
+                give(line, n, kind, out, step)
             else:
                 for j in range(n):
-                    give(line + j * t.padded, elements, kind, out + (phase + j * t.phases) * ys[3], item)
+                    give(line + j * t.padded, elements, kind, out + j * step, item)
+            line += t.stage
+            out += pitch
 
 
-cdef void plane_block(const Task* t, const Place* at, Py_ssize_t k, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item,
-                      int x_kind, summand cval, const summand* w, const summand* bias, char* y, const Py_ssize_t* ys,
-                      Py_ssize_t y_item, int y_kind, bint masked, char* scratch) noexcept nogil:
-    """One block of outputs of one plane, or one slice of channels, of one sample."""
-    cdef Py_ssize_t lanes = ROWS_BYTES // <Py_ssize_t>sizeof(summand)
-    cdef Py_ssize_t channel = k * t.pixel if t.each else k
-    cdef Py_ssize_t elements = min(t.pixel, t.channels - channel) if t.each else t.pixel
-    cdef Py_ssize_t run = at.columns * t.pixel  # of a line, where weights are shared
-    cdef Py_ssize_t vectors = t.padded // lanes if t.each else 1
-    cdef Py_ssize_t weights = t.taps * (lanes if t.each else 1)  # of a column of taps
-    cdef bint staged, apart = (t.phases > 1 or y_kind != 0 or ys[3] != t.pixel * y_item and not t.each
-                               or (elements < t.padded if t.each else run < lanes))
+cdef inline void get_weights(const Task* t, const summand* w, Py_ssize_t lanes, summand* packed) noexcept nogil:
+    """The weights of a channel, `lanes` apart, in the order in which taps are summed."""
+    cdef Py_ssize_t i
+    for i in range(t.taps * t.begins[t.phases]):
+        packed[i * lanes] = w[t.order[i]]
+
+
+cdef inline void plane_block(const Task* t, const Place* at, RowsTile* shape, bint apart, Py_ssize_t k, const char* x,
+                             const Py_ssize_t* xs, Py_ssize_t x_item, int x_kind, summand cval, const summand* w,
+                             const summand* bias, char* y, const Py_ssize_t* ys, Py_ssize_t y_item, int y_kind,
+                             char* scratch) noexcept nogil:
+    """One block of outputs of one plane of one sample."""
+    cdef Py_ssize_t item = sizeof(summand), run = at.columns * t.pixel
     cdef summand* zeros = <summand*>scratch
-    cdef summand* copy = zeros + 2 * t.line
-    cdef summand* stage = copy + t.lines * t.line + lanes
-    cdef summand* spare = stage + t.phases * ROWS_M * t.stage
-    cdef const summand** block = <const summand**>(spare + t.stage)
-    cdef const summand** lines = block + t.lines
-    cdef const summand* mask = NULL
-    cdef summand start[8]
-    cdef summand* out[16]
-    cdef RowsTile shape
-    cdef Py_ssize_t r, m, i, phase, chunk, left, size, v
-    cdef const summand* packed
+    cdef summand* packed = zeros + 2 * t.line
+    cdef summand* stage = packed + t.weights
+    cdef summand* copy = stage + t.lists * ROWS_M * t.stage
+    cdef const summand** lines = <const summand**>(copy + t.lines * t.line + ROWS_BYTES // item)
+    cdef const summand* start = bias + k if bias != NULL else zeros
+    cdef Py_ssize_t r, m, list, rows, left
     cdef char* corner
-    x += at.n * xs[0] + (channel if t.each else (k if t.multiplier == 1 else k // t.multiplier)) * xs[1]
-    if masked and find_block(x, xs, t, at, zeros, block):
-        mask = zeros + t.line
-    else:
-        load_block(x, xs, x_item, x_kind, t, cval, elements, at, block, copy)
-    y += at.n * ys[0] + channel * ys[1] + at.p0 * ys[2]
-    w += k * t.begins[t.phases] * weights * vectors
-    shape.chunks, shape.taps = t.chunks, <const ptrdiff_t*>t.sizes
-    shape.x_step = t.padded if t.each else lanes
-    for i in range(lanes):
-        start[i] = bias[k] if bias != NULL and not t.each else 0
+    x += at.n * xs[0] + (k if t.multiplier == 1 else k // t.multiplier) * xs[1]
+    if not (t.in_place and find_block(x, xs, t, at, zeros, lines)):
+        load_block(x, xs, x_item, x_kind, t, cval, t.pixel, at, lines, copy)
+    y += at.n * ys[0] + k * ys[1] + at.p0 * ys[2] + t.phases * at.q0 * ys[3]
+    get_weights(t, w + k * t.kernel, 1, packed)
     for r in range(min(t.spread, at.rows)):
+        shape.firsts = <const ptrdiff_t*>t.firsts + r * t.chunks
         left = at.rows if t.spread == 1 else (at.rows - r + t.spread - 1) // t.spread
         m = 0
         while m < left:
-            size = min(left - m, ROWS_M)
-            staged = apart or t.each and size != ROWS_M and size != ROWS_M // 2  # `spare` has no room for a row of y
-            shape.y_step = shape.x_step if staged or not t.each else ys[3] // y_item
-            for chunk in range(t.chunks):
-                point(t, block, r + t.spread * m, at.rows, ROWS_M if size > ROWS_M // 2 else ROWS_M // 2, chunk,
-                      lines + chunk * ROWS_LINES)
+            rows = ROWS_M if left >= ROWS_M and left - m > ROWS_M // 2 else ROWS_M // 2
+            m = max(min(m, left - rows), 0)
             corner = y + (r + t.spread * m) * ys[2]
-            packed = w
-            for v in range(vectors):
-                if t.each:
-                    for i in range(lanes):
-                        start[i] = bias[channel + v * lanes + i] if bias != NULL and v * lanes + i < elements else 0
-                for phase in range(t.phases):
-                    for i in range(ROWS_M):
-                        if staged:
-                            out[i] = stage + (phase * ROWS_M + i) * t.stage
-                        elif i < size:
-                            out[i] = <summand*>(corner + t.spread * i * ys[2] + at.q0 * ys[3])
-                        else:
-                            out[i] = spare
-                    shape.ncolumns = t.begins[phase + 1] - t.begins[phase]
-                    shape.columns = <const ptrdiff_t*>t.columns + t.begins[phase]
-                    if t.each:
-                        tile(&shape, True, size, lines, mask, packed, <const summand*>start, v * lanes, at.columns, out)
-                    elif staged:
-                        tile(&shape, False, size, lines, mask, packed, <const summand*>start, 0,
-                             (run + lanes - 1) // lanes, out)
-                    else:
-                        tile(&shape, False, size, lines, mask, packed, <const summand*>start, 0, run // lanes, out)
-                        if run % lanes:  # the last vector once more, from where it is whole
-                            tile(&shape, False, size, lines, mask, packed, <const summand*>start, run - lanes, 1, out)
-                    packed += shape.ncolumns * weights
+            shape.begins = <const ptrdiff_t*>t.begins
+            if apart or left < rows:
+                for list in range(t.lists):
+                    tile(shape, t.way, rows, lines + m, zeros + t.line, packed + t.taps * shape.begins[0], start, run,
+                         stage + list * ROWS_M * t.stage, t.stage)
+                    shape.begins += 1
+                store(t, stage, min(rows, left), corner, ys, y_kind, y_item, t.pixel, at)
+            else:
+                tile(shape, t.way, rows, lines + m, zeros + t.line, packed, start, run, <summand*>corner,
+                     t.spread * ys[2] // item)
+            m += rows
+
+
+cdef void slice_block(const Task* t, const Place* at, RowsTile* shape, Py_ssize_t k, const char* x, const Py_ssize_t* xs,
+                      Py_ssize_t x_item, int x_kind, summand cval, const summand* w, const summand* bias, char* y,
+                      const Py_ssize_t* ys, Py_ssize_t y_item, int y_kind, char* scratch) noexcept nogil:
+    """One block of outputs of one slice of channels of one sample: every lane is a channel."""
+    cdef Py_ssize_t item = sizeof(summand), lanes = ROWS_BYTES // item, channel = k * t.pixel
+    cdef Py_ssize_t elements = min(t.pixel, t.channels - channel), count = t.taps * t.begins[t.phases]
+    cdef summand* zeros = <summand*>scratch
+    cdef summand* packed = zeros + 2 * t.line
+    cdef summand* stage = packed + t.weights
+    cdef summand* copy = stage + t.lists * ROWS_M * t.stage
+    cdef const summand** lines = <const summand**>(copy + t.lines * t.line + lanes)
+    cdef bint staged, apart = y_kind != 0 or elements < t.padded or ys[1] != y_item
+    cdef Py_ssize_t r, m, i, v, list, rows, left
+    cdef summand start[8]
+    cdef char* corner
+    cdef summand* out
+    load_block(x + at.n * xs[0] + channel * xs[1], xs, x_item, x_kind, t, cval, elements, at, lines, copy)
+    y += at.n * ys[0] + channel * ys[1] + at.p0 * ys[2] + t.phases * at.q0 * ys[3]
+    for i in range(elements):
+        get_weights(t, w + (channel + i) * t.kernel, lanes, packed + i // lanes * count * lanes + i % lanes)
+    for r in range(min(t.spread, at.rows)):
+        shape.firsts = <const ptrdiff_t*>t.firsts + r * t.chunks
+        left = (at.rows - r + t.spread - 1) // t.spread
+        m = 0
+        while m < left:
+            rows = ROWS_M if left >= ROWS_M and left - m > ROWS_M // 2 else ROWS_M // 2
+            m = max(min(m, left - rows), 0)
+            corner = y + (r + t.spread * m) * ys[2]
+            staged = apart or left < rows
+            shape.y_step = t.padded if staged else t.phases * ys[3] // item
+            for v in range(t.padded // lanes):
+                shape.x_first, shape.begins = v * lanes, <const ptrdiff_t*>t.begins
+                for i in range(lanes):
+                    start[i] = bias[channel + v * lanes + i] if bias != NULL and v * lanes + i < elements else 0
+                for list in range(t.lists):
+                    out = stage + list * ROWS_M * t.stage if staged else <summand*>(corner + list * ys[3])
+                    tile(shape, ROWS_EACH, rows, lines + m, zeros, packed + (v * count + t.taps * shape.begins[0]) * lanes,
+                         <const summand*>start, list_columns(t, list, at), out + v * lanes,
+                         t.stage if staged else t.spread * ys[2] // item)
+                    shape.begins += 1
             if staged:
-                store(t, <const summand*>stage, size, corner, ys, y_item, y_kind, elements, at.q0, at.columns)
-            m += ROWS_M
+                store(t, stage, min(rows, left), corner, ys, y_kind, y_item, elements, at)
+            m += rows
 
 
 cdef void forward_unit(Py_ssize_t unit, const Task* t, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item, int x_kind,
@@ -421,152 +474,172 @@ cdef void forward_unit(Py_ssize_t unit, const Task* t, const char* x, const Py_s
     cdef Py_ssize_t bunches = (t.planes + t.bunch - 1) // t.bunch
     cdef Py_ssize_t rest = unit // q_blocks, k, first
     cdef Place at
-    cdef bint masked = t.in_place
+    cdef RowsTile shape = make_shape(t)
+    cdef bint apart
     at.q0, at.p0 = unit % q_blocks * t.block_q, rest % p_blocks * t.block_p
     first, at.n = rest // p_blocks % bunches * t.bunch, rest // p_blocks // bunches
     at.rows, at.columns = min(t.block_p, t.P - at.p0), min(t.block_q, columns_all - at.q0)
-    if masked:
-        make_mask(t, &at, <summand*>scratch)
+    make_masks(t, &at, <summand*>scratch)
+    apart = (y_kind != 0 or t.lists > 1 or ys[3] != t.pixel * y_item or t.zip * (at.q0 + at.columns) > t.Q
+             or at.columns * t.pixel < ROWS_BYTES // <Py_ssize_t>sizeof(summand))
     for k in range(first, min(first + t.bunch, t.planes)):
-        plane_block(t, &at, k, x, xs, x_item, x_kind, cval, w, bias, y, ys, y_item, y_kind, masked, scratch)
+        if t.each:
+            slice_block(t, &at, &shape, k, x, xs, x_item, x_kind, cval, w, bias, y, ys, y_item, y_kind, scratch)
+        else:
+            plane_block(t, &at, &shape, apart, k, x, xs, x_item, x_kind, cval, w, bias, y, ys, y_item, y_kind, scratch)
 
 
-cdef void forward(Task t, Py_ssize_t N, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item, int x_kind, summand cval,
-                  const summand* w, const summand* bias, char* y, const Py_ssize_t* ys, Py_ssize_t y_item, int y_kind,
-                  char* scratch, Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t unit, units = (N * ((t.planes + t.bunch - 1) // t.bunch) * ((t.P + t.block_p - 1) // t.block_p)
-                                   * (((t.Q + t.phases - 1) // t.phases + t.block_q - 1) // t.block_q))
+cdef void forward_passes(Py_ssize_t unit, const Task* tasks, int passes, Py_ssize_t N, const char* x, const Py_ssize_t* xs,
+                         Py_ssize_t x_item, int x_kind, summand cval, const summand* w, const summand* bias, char* y,
+                         const Py_ssize_t* ys, Py_ssize_t y_item, int y_kind, char* scratch) noexcept nogil:
+    """One unit of every pass: phases of rows, while what they read and write is in the cache."""
+    cdef Py_ssize_t steps[4]
+    cdef int i
+    steps[0], steps[1], steps[3] = ys[0], ys[1], ys[3]
+    for i in range(passes):
+        if unit < units(&tasks[i], N):
+            steps[2] = tasks[i].row_step * ys[2]
+            forward_unit(unit, &tasks[i], x, xs, x_item, x_kind, cval, w, bias, y + tasks[i].row * ys[2], steps, y_item,
+                         y_kind, scratch)
+
+
+cdef inline Py_ssize_t units(const Task* t, Py_ssize_t N) noexcept nogil:
+    return (N * ((t.planes + t.bunch - 1) // t.bunch) * ((t.P + t.block_p - 1) // t.block_p)
+            * (((t.Q + t.phases - 1) // t.phases + t.block_q - 1) // t.block_q))
+
+
+cdef void forward(const Task* tasks, int passes, Py_ssize_t N, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item,
+                  int x_kind, summand cval, const summand* w, const summand* bias, char* y, const Py_ssize_t* ys,
+                  Py_ssize_t y_item, int y_kind, char* scratch, Py_ssize_t worker_bytes, int workers) noexcept nogil:
+    cdef Py_ssize_t unit, count = 0
+    cdef int i
+    for i in range(passes):
+        count = max(count, units(&tasks[i], N))
     if workers == 1:
-        for unit in range(units):
-            forward_unit(unit, &t, x, xs, x_item, x_kind, cval, w, bias, y, ys, y_item, y_kind, scratch)
+        for unit in range(count):
+            forward_passes(unit, tasks, passes, N, x, xs, x_item, x_kind, cval, w, bias, y, ys, y_item, y_kind, scratch)
     else:
-        for unit in prange(units, num_threads=workers, schedule="static"):
-            forward_unit(unit, &t, x, xs, x_item, x_kind, cval, w, bias, y, ys, y_item, y_kind,
-                         scratch + threadid() * worker_bytes)
+        for unit in prange(count, num_threads=workers, schedule="static"):
+            forward_passes(unit, tasks, passes, N, x, xs, x_item, x_kind, cval, w, bias, y, ys, y_item, y_kind,
+                           scratch + threadid() * worker_bytes)
 
 
 # --- weight gradient -------------------------------------------------------------------------------
 
 
-cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t N, Py_ssize_t pieces, const char* x,
-                      const Py_ssize_t* xs, Py_ssize_t x_item, int x_kind, summand cval, const char* dy,
-                      const Py_ssize_t* ys, summand* dw, char* scratch) noexcept nogil:
-    """dw of one plane, or one slice of channels, summed over the blocks of one piece."""
+cdef void plane_dots(const Task* t, const Place* at, Py_ssize_t k, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item,
+                     int x_kind, summand cval, const char* dy, const Py_ssize_t* ys, summand* dot,
+                     char* scratch) noexcept nogil:
+    """Adds what one block of one plane, or one slice of channels, gives to dot[vector][tap][lane]."""
     cdef Py_ssize_t lanes = ROWS_BYTES // <Py_ssize_t>sizeof(summand), item = sizeof(summand)
-    cdef Py_ssize_t q_blocks = (t.Q + t.block_q - 1) // t.block_q, p_blocks = (t.P + t.block_p - 1) // t.block_p
-    cdef Py_ssize_t k = unit % t.planes, piece = unit // t.planes, blocks = N * p_blocks * q_blocks
     cdef Py_ssize_t channel = k * t.pixel if t.each else k
     cdef Py_ssize_t elements = min(t.pixel, t.channels - channel) if t.each else t.pixel
-    cdef Py_ssize_t vectors = t.padded // lanes if t.each else 1
-    cdef Py_ssize_t ncolumns = t.begins[1], count = t.taps * ncolumns
+    cdef Py_ssize_t run = at.columns * t.pixel, steps = at.columns if t.each else (run + lanes - 1) // lanes
+    cdef Py_ssize_t rest = lanes if t.each else run - (steps - 1) * lanes, pitch = t.stage
     cdef summand* zeros = <summand*>scratch
     cdef summand* copy = zeros + 2 * t.line
     cdef summand* dy_copy = copy + t.lines * t.line + lanes
-    cdef summand* dot = dy_copy + t.block_p * t.stage
-    cdef const summand** block = <const summand**>(dot + vectors * count * lanes)
-    cdef const summand** lines = block + t.lines
-    cdef const summand* mask
-    cdef const char* plane
-    cdef Place at
-    cdef bint dy_in_place
-    cdef const summand* dy_lines[4]
-    cdef RowsTile shape
-    cdef Py_ssize_t b, run, r, m, i, v, s, chunk, left, size, c, steps, rest
-    cdef const char* row
-    cdef const char* corner
-    cdef summand* sums
+    cdef const summand** block = <const summand**>(dy_copy + t.block_p * t.stage)
+    cdef const summand* rows = dy_copy
+    cdef RowsTile shape = make_shape(t)
+    cdef Py_ssize_t i, r, v
+    x += at.n * xs[0] + (channel if t.each else (k if t.multiplier == 1 else k // t.multiplier)) * xs[1]
+    if not (t.in_place and find_block(x, xs, t, at, zeros, block)):
+        load_block(x, xs, x_item, x_kind, t, cval, elements, at, block, copy)
+    dy += at.n * ys[0] + channel * ys[1] + at.p0 * ys[2] + at.q0 * ys[3]
+    if not t.each:
+        shape.x_step, shape.y_step = t.pick * lanes, lanes
+    if (elements == t.padded and ys[1] == item if t.each else
+            t.pixel == 1 and ys[3] == item and dy + max((at.rows - 1) * ys[2], 0) + steps * lanes * item <= t.y_end):
+        rows, pitch = <const summand*>dy, ys[2] // item
+        if t.each:
+            shape.y_step = ys[3] // item
+    else:
+        for i in range(at.rows):
+            load_pixels(dy + i * ys[2], ys[3], item, 0, t, elements, at.columns, dy_copy + i * t.stage)
+    for r in range(min(t.spread, at.rows)):
+        shape.firsts = <const ptrdiff_t*>t.firsts + r * t.chunks
+        for v in range(t.padded // lanes if t.each else 1):
+            shape.x_first = v * lanes
+            dots(&shape, not t.each and t.pick > 1, block, zeros + t.line if t.in_place else NULL,
+                 rows + r * pitch + v * lanes, t.spread * pitch, (at.rows - r + t.spread - 1) // t.spread, steps, rest,
+                 dot + v * t.taps * t.begins[1] * lanes)
+
+
+cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t N, Py_ssize_t pieces, const char* x,
+                      const Py_ssize_t* xs, Py_ssize_t x_item, int x_kind, summand cval, const char* dy,
+                      const Py_ssize_t* ys, summand* dw, char* scratch) noexcept nogil:
+    """dw of a few planes, or slices of channels, summed over the blocks of one piece."""
+    cdef Py_ssize_t lanes = ROWS_BYTES // <Py_ssize_t>sizeof(summand)
+    cdef Py_ssize_t q_blocks = (t.Q + t.block_q - 1) // t.block_q, p_blocks = (t.P + t.block_p - 1) // t.block_p
+    cdef Py_ssize_t bunches = (t.planes + t.bunch - 1) // t.bunch
+    cdef Py_ssize_t first = unit % bunches * t.bunch, piece = unit // bunches, blocks = N * p_blocks * q_blocks
+    cdef Py_ssize_t count = t.taps * t.begins[1], vectors = t.padded // lanes if t.each else 1
+    cdef Py_ssize_t k, b, i, j, v, channel
+    cdef summand* dot = <summand*>scratch
+    cdef summand* out
     cdef summand total
-    memset(dot, 0, vectors * count * lanes * item)
-    shape.chunks = 1
-    shape.x_step = shape.y_step = t.padded if t.each else lanes
-    for b in range(blocks * piece // pieces, blocks * (piece + 1) // pieces):
-        at.n, at.p0, at.q0 = b // q_blocks // p_blocks, b // q_blocks % p_blocks * t.block_p, b % q_blocks * t.block_q
-        at.rows, at.columns = min(t.block_p, t.P - at.p0), min(t.block_q, t.Q - at.q0)
-        run = at.columns * t.pixel
-        steps = at.columns if t.each else (run + lanes - 1) // lanes
-        rest = lanes if t.each else run - (steps - 1) * lanes
-        plane = x + at.n * xs[0] + (channel if t.each else k // t.multiplier) * xs[1]
-        mask = NULL
-        if t.in_place:
-            make_mask(t, &at, zeros)
-        if t.in_place and find_block(plane, xs, t, &at, zeros, block):
-            mask = zeros + t.line
-        else:
-            load_block(plane, xs, x_item, x_kind, t, cval, elements, &at, block, copy)
-        corner = dy + at.n * ys[0] + channel * ys[1] + at.p0 * ys[2] + at.q0 * ys[3]
-        row = corner + max((at.rows - 1) * ys[2], 0)
-        dy_in_place = t.pixel == 1 and ys[3] == item and row + steps * lanes * item <= t.y_end
-        if not dy_in_place:
-            for i in range(at.rows):
-                load_pixels(corner + i * ys[2], ys[3], item, 0, t, elements, at.columns, dy_copy + i * t.stage)
-        for r in range(min(t.spread, at.rows)):
-            left, m = (at.rows - r + t.spread - 1) // t.spread, 0
-            while m < left:
-                size = DOTS_M if left - m >= DOTS_M else 1
-                for i in range(size):
-                    s = r + t.spread * (m + i)
-                    dy_lines[i] = <const summand*>(corner + s * ys[2]) if dy_in_place else dy_copy + s * t.stage
-                sums = dot
-                for chunk in range(t.chunks):
-                    point(t, block, r + t.spread * m, at.rows, size, chunk, lines)
-                    shape.taps = <const ptrdiff_t*>t.sizes + chunk
-                    for s in range((ncolumns + DOTS_S - 1) // DOTS_S):
-                        s *= DOTS_S
-                        shape.columns, shape.ncolumns = <const ptrdiff_t*>t.columns + s, min(DOTS_S, ncolumns - s)
-                        for v in range(vectors):
-                            dots(&shape, lines, mask, dy_lines, size, v * lanes, steps, rest, sums)
-                            sums += shape.ncolumns * t.sizes[chunk] * lanes
-                m += size
-    # The order is that of `sums`: chunk, columns of taps, vector; lanes are one sum, or channels.
-    sums = dot
-    dw += piece * t.channels * count
-    c = 0  # taps before
-    for chunk in range(t.chunks):
-        for s in range((ncolumns + DOTS_S - 1) // DOTS_S):
-            s *= DOTS_S
-            size = min(DOTS_S, ncolumns - s) * t.sizes[chunk]
+    cdef Place at
+    scratch += t.weights * sizeof(summand)
+    at.columns = -1
+    for k in range(first, min(first + t.bunch, t.planes)):
+        memset(dot, 0, vectors * count * lanes * sizeof(summand))
+        for b in range(blocks * piece // pieces, blocks * (piece + 1) // pieces):
+            i = b % q_blocks * t.block_q
+            if at.columns < 0 or at.q0 != i:
+                at.q0, at.columns = i, min(t.block_q, t.Q - i)
+                make_masks(t, &at, <summand*>scratch)
+            at.n, at.p0 = b // q_blocks // p_blocks, b // q_blocks % p_blocks * t.block_p
+            at.rows = min(t.block_p, t.P - at.p0)
+            plane_dots(t, &at, k, x, xs, x_item, x_kind, cval, dy, ys, dot, scratch)
+        channel = k * t.pixel if t.each else k
+        out = dw + (piece * t.channels + channel) * count
+        if t.each:  # lanes are channels
             for v in range(vectors):
-                for m in range(size):
-                    if t.each:
-                        for i in range(min(lanes, elements - v * lanes)):
-                            dw[(channel + v * lanes + i) * count + c + m] = sums[i]
-                    else:
-                        total = 0
-                        for i in range(lanes):
-                            total += sums[i]
-                        dw[channel * count + c + m] = total
-                    sums += lanes
-            c += size
+                for i in range(min(lanes, t.channels - channel - v * lanes)):
+                    for j in range(count):
+                        out[(v * lanes + i) * count + t.order[j]] = dot[(v * count + j) * lanes + i]
+        else:  # lanes are one sum
+            for j in range(count):
+                total = 0
+                for i in range(lanes):
+                    total += dot[j * lanes + i]
+                out[t.order[j]] = total
 
 
 cdef void weight_grad(Task t, Py_ssize_t N, Py_ssize_t pieces, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item,
                       int x_kind, summand cval, const char* dy, const Py_ssize_t* ys, summand* dw, char* scratch,
                       Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t unit
+    cdef Py_ssize_t unit, units = pieces * ((t.planes + t.bunch - 1) // t.bunch)
     if workers == 1:
-        for unit in range(pieces * t.planes):
+        for unit in range(units):
             weight_unit(unit, &t, N, pieces, x, xs, x_item, x_kind, cval, dy, ys, dw, scratch)
     else:
-        for unit in prange(pieces * t.planes, num_threads=workers, schedule="static"):
+        for unit in prange(units, num_threads=workers, schedule="static"):
             weight_unit(unit, &t, N, pieces, x, xs, x_item, x_kind, cval, dy, ys, dw, scratch + threadid() * worker_bytes)
 
 
 # --- what Python calls -----------------------------------------------------------------------------
 
 
-cdef Task make_task(tuple numbers, const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h,
-                    Py_ssize_t before_w, const int64_t[::1] tables) except *:
-    """`numbers` in the order of Task; rows and columns: `edge`s; tables: residues, sizes, bases, begins and columns."""
+cdef Task make_task(tuple numbers, const int64_t[::1] tables, const int64_t[::1] rows, const int64_t[::1] columns,
+                    Py_ssize_t before_h, Py_ssize_t before_w) except *:
+    """`numbers` in the order of Task; rows and columns: `edge`s; tables: residues, sizes, firsts, begins, columns,
+    order."""
     cdef Task t
     cdef const int64_t* table = &tables[0]
-    (t.planes, t.multiplier, t.channels, t.pixel, t.padded, t.each, t.h.extent, t.w.extent, t.P, t.Q, t.phases, t.step_h,
-     t.step_w, t.spread, t.first_h, t.reach_h, t.first_w, t.reach_w, t.block_p, t.block_q, t.plane, t.source_phases,
-     t.bunch, t.lines, t.line, t.stage, t.chunks, t.taps) = numbers
+    (t.planes, t.multiplier, t.channels, t.pixel, t.padded, t.each, t.h.extent, t.w.extent, t.P, t.Q, t.phases, t.zip,
+     t.step_h, t.step_w, t.pick, t.spread, t.first_h, t.reach_h, t.first_w, t.reach_w, t.block_p, t.block_q, t.plane,
+     t.source_phases, t.bunch, t.lines, t.group, t.line, t.stage, t.chunks,
+     t.taps, t.weights, t.kernel, t.row, t.row_step) = numbers
     t.h.before, t.h.after, t.h.edge = before_h, rows.shape[0] - before_h, &rows[0] if rows.shape[0] else NULL
     t.w.before, t.w.after, t.w.edge = before_w, columns.shape[0] - before_w, &columns[0] if columns.shape[0] else NULL
     t.residues, t.sizes = table, table + t.source_phases
-    t.bases, t.begins = t.sizes + t.chunks, t.sizes + 2 * t.chunks
+    t.firsts, t.begins = t.sizes + t.chunks, t.sizes + (1 + t.spread) * t.chunks
     t.columns = t.begins + t.phases + 1
+    t.order = t.columns + t.begins[t.phases]
+    t.lists = t.phases // t.zip
+    t.way = ROWS_EACH if t.each else ROWS_ZIPPED if t.zip > 1 else ROWS_PICKED if t.pick > 1 else ROWS_PLAIN
     t.in_place = False
     return t
 
@@ -582,6 +655,8 @@ cdef void place(Task* t, const Py_buffer* x, int kind, bint zero) noexcept nogil
     if (2 * ROWS_M + t.reach_h) * sets > 8 * 4096:
         return
     t.in_place = True
+    if t.way == ROWS_PLAIN:
+        t.way = ROWS_MASKED
     t.x_begin = bound(<const char*>x.buf, x.shape, x.strides, x.itemsize, True)
     t.x_end = bound(<const char*>x.buf, x.shape, x.strides, x.itemsize, False)
 
@@ -596,58 +671,67 @@ cdef const char* bound(const char* buf, const Py_ssize_t* shape, const Py_ssize_
     return buf if lower else buf + item
 
 
-def f32_forward(x, int x_kind, const float[::1] packed, const float[::1] bias, y, int y_kind, float cval, tuple numbers,
+def f32_forward(x, int x_kind, const float[:, ::1] w, const float[::1] bias, y, int y_kind, float cval, list passes,
                 const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
-                const int64_t[::1] tables, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """y (N, planes, P, Q) of x (N, channels, H, W), any strides."""
-    cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
+                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """y (N, planes, P, Q) of x (N, channels, H, W), any strides; up to PASSES passes, (numbers, tables) each."""
+    cdef Task tasks[8]
     cdef Py_buffer a, b
+    cdef int i, count = len(passes)
     PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
-    place(&t, &a, x_kind, cval == 0 and t.h.edge == NULL and t.w.edge == NULL)
     try:
+        for i in range(count):
+            tasks[i] = make_task(passes[i][0], passes[i][1], rows, columns, before_h, before_w)
+            place(&tasks[i], &a, x_kind, cval == 0 and tasks[i].h.edge == NULL and tasks[i].w.edge == NULL)
         PyObject_GetBuffer(y, &b, PyBUF_STRIDES | PyBUF_WRITABLE)
         with nogil:
-            forward[float](t, a.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval, &packed[0],
-                           &bias[0] if bias.shape[0] else NULL, <char*>b.buf, b.strides, b.itemsize, y_kind, <char*>&scratch[0],
-                           worker_bytes, workers)
+            forward[float](tasks, count, a.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval, &w[0, 0],
+                           &bias[0] if bias.shape[0] else NULL, <char*>b.buf, b.strides, b.itemsize, y_kind,
+                           <char*>&scratch[0], worker_bytes, workers)
         PyBuffer_Release(&b)
     finally:
         PyBuffer_Release(&a)
 
 
-def f64_forward(x, int x_kind, const double[::1] packed, const double[::1] bias, y, int y_kind, double cval, tuple numbers,
+def f64_forward(x, int x_kind, const double[:, ::1] w, const double[::1] bias, y, int y_kind, double cval, list passes,
                 const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
-                const int64_t[::1] tables, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """y (N, planes, P, Q) of x (N, channels, H, W), any strides."""
-    cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
+                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """y (N, planes, P, Q) of x (N, channels, H, W), any strides; up to PASSES passes, (numbers, tables) each."""
+    cdef Task tasks[8]
     cdef Py_buffer a, b
+    cdef int i, count = len(passes)
     PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
-    place(&t, &a, x_kind, cval == 0 and t.h.edge == NULL and t.w.edge == NULL)
     try:
+        for i in range(count):
+            tasks[i] = make_task(passes[i][0], passes[i][1], rows, columns, before_h, before_w)
+            place(&tasks[i], &a, x_kind, cval == 0 and tasks[i].h.edge == NULL and tasks[i].w.edge == NULL)
         PyObject_GetBuffer(y, &b, PyBUF_STRIDES | PyBUF_WRITABLE)
         with nogil:
-            forward[double](t, a.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval, &packed[0],
-                           &bias[0] if bias.shape[0] else NULL, <char*>b.buf, b.strides, b.itemsize, y_kind, <char*>&scratch[0],
-                           worker_bytes, workers)
+            forward[double](tasks, count, a.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval, &w[0, 0],
+                           &bias[0] if bias.shape[0] else NULL, <char*>b.buf, b.strides, b.itemsize, y_kind,
+                           <char*>&scratch[0], worker_bytes, workers)
         PyBuffer_Release(&b)
     finally:
         PyBuffer_Release(&a)
 
 
-def u64_forward(x, int x_kind, const uint64_t[::1] packed, const uint64_t[::1] bias, y, int y_kind, uint64_t cval, tuple numbers,
+def u64_forward(x, int x_kind, const uint64_t[:, ::1] w, const uint64_t[::1] bias, y, int y_kind, uint64_t cval, list passes,
                 const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
-                const int64_t[::1] tables, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """y (N, planes, P, Q) of x (N, channels, H, W), any strides."""
-    cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
+                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """y (N, planes, P, Q) of x (N, channels, H, W), any strides; up to PASSES passes, (numbers, tables) each."""
+    cdef Task tasks[8]
     cdef Py_buffer a, b
+    cdef int i, count = len(passes)
     PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
-    place(&t, &a, x_kind, cval == 0 and t.h.edge == NULL and t.w.edge == NULL)
     try:
+        for i in range(count):
+            tasks[i] = make_task(passes[i][0], passes[i][1], rows, columns, before_h, before_w)
+            place(&tasks[i], &a, x_kind, cval == 0 and tasks[i].h.edge == NULL and tasks[i].w.edge == NULL)
         PyObject_GetBuffer(y, &b, PyBUF_STRIDES | PyBUF_WRITABLE)
         with nogil:
-            forward[uint64_t](t, a.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval, &packed[0],
-                           &bias[0] if bias.shape[0] else NULL, <char*>b.buf, b.strides, b.itemsize, y_kind, <char*>&scratch[0],
-                           worker_bytes, workers)
+            forward[uint64_t](tasks, count, a.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval, &w[0, 0],
+                           &bias[0] if bias.shape[0] else NULL, <char*>b.buf, b.strides, b.itemsize, y_kind,
+                           <char*>&scratch[0], worker_bytes, workers)
         PyBuffer_Release(&b)
     finally:
         PyBuffer_Release(&a)
@@ -656,8 +740,8 @@ def u64_forward(x, int x_kind, const uint64_t[::1] packed, const uint64_t[::1] b
 def f32_weight_grad(x, int x_kind, const float[:, :, :, :] dy, float[:, :, ::1] dw, float cval, tuple numbers,
                     const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
                     const int64_t[::1] tables, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """dw (pieces, channels, taps), to be added up and put in order by the caller."""
-    cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
+    """dw (pieces, channels, taps), to be added up by the caller."""
+    cdef Task t = make_task(numbers, tables, rows, columns, before_h, before_w)
     cdef Py_buffer a
     PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
     place(&t, &a, x_kind, cval == 0 and t.h.edge == NULL and t.w.edge == NULL)
@@ -671,8 +755,8 @@ def f32_weight_grad(x, int x_kind, const float[:, :, :, :] dy, float[:, :, ::1] 
 def f64_weight_grad(x, int x_kind, const double[:, :, :, :] dy, double[:, :, ::1] dw, double cval, tuple numbers,
                     const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
                     const int64_t[::1] tables, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """dw (pieces, channels, taps), to be added up and put in order by the caller."""
-    cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
+    """dw (pieces, channels, taps), to be added up by the caller."""
+    cdef Task t = make_task(numbers, tables, rows, columns, before_h, before_w)
     cdef Py_buffer a
     PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
     place(&t, &a, x_kind, cval == 0 and t.h.edge == NULL and t.w.edge == NULL)
@@ -686,8 +770,8 @@ def f64_weight_grad(x, int x_kind, const double[:, :, :, :] dy, double[:, :, ::1
 def u64_weight_grad(x, int x_kind, const uint64_t[:, :, :, :] dy, uint64_t[:, :, ::1] dw, uint64_t cval, tuple numbers,
                     const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
                     const int64_t[::1] tables, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """dw (pieces, channels, taps), to be added up and put in order by the caller."""
-    cdef Task t = make_task(numbers, rows, columns, before_h, before_w, tables)
+    """dw (pieces, channels, taps), to be added up by the caller."""
+    cdef Task t = make_task(numbers, tables, rows, columns, before_h, before_w)
     cdef Py_buffer a
     PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
     place(&t, &a, x_kind, cval == 0 and t.h.edge == NULL and t.w.edge == NULL)

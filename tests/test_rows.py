@@ -58,6 +58,21 @@ def test_channels_side_by_side(channels, direction, isa):
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("width", [5, 15, 16, 17, 31, 33, 34, 70])
+def test_every_second_column(width, direction, isa):
+    """Picked or zipped in registers, with neighbouring columns of taps or others; or phases of a copy."""
+    for size, dilation in [(2, 1), (3, 1), (5, 1), (3, 3), (7, 1)]:
+        reach = dilation * (size - 1)
+        problem = ConvProblem(
+            2, 3, 11, width, 3, 3, size, stride=(2, 2), padding=((1, 1), (reach // 2 + 1, reach)),
+            dilation=(1, dilation), groups=3,
+        )  # fmt: skip
+        for dtype in ("float32", "float64", "int64"):
+            check(problem, direction, dtype)
+        check(replace(problem, stride=(1, 2), boundary="edge"), direction)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
 def test_several_filters_a_channel(direction, isa):
     check(ConvProblem(2, 3, 9, 10, 6, 3, 2, padding=((1, 0), (0, 1)), groups=3), direction)
     check(ConvProblem(2, 6, 9, 10, 3, 3, 2, padding=((1, 0), (0, 1)), groups=3), direction)

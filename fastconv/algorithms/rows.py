@@ -90,16 +90,14 @@ def _pixels(problem: ConvProblem, lanes: int) -> _Pixels:
 
 @dataclass(frozen=True)
 class _Pass:
-    """One call of the kernel: the outputs of one phase of rows."""
+    """The outputs of one phase of rows."""
 
     pixels: _Pixels
     numbers: tuple[int, ...]
     tables: np.ndarray
     order: np.ndarray
-    """Of the taps r*S + s in the packed weights."""
+    """Of the taps r*S + s in a sum."""
     worker_bytes: int
-    rows: slice
-    """Of the result."""
     pieces: int
     lines: int
     """Copied for each block."""
@@ -126,56 +124,72 @@ def _pass(problem: ConvProblem, kernel: Any, pixels: _Pixels, phase: int, taps_h
         ends = [len(group) * i // count for i in range(count + 1)]
         chunks += [group[a:b] for a, b in itertools.pairwise(ends)]
     first_h, last_h = taps_h[0][1], taps_h[-1][1]
+    # Channels side by side are vectors, whatever their distance. Of lines that are read in place, few columns of taps
+    # pick every second element in registers; more of them are worth a copy.
+    in_place = problem.boundary == "constant" and problem.compute_cval == 0 and pixels.pixel == 1
+    pick = step_w if pixels.each or (in_place and step_w == 2 and problem.S <= kernel.TAPS) else 1
+    step_w //= pick
+    zipped = 2 if len(taps_w) == 2 and len(chunks) == pixels.pixel == 1 else 1
     offsets = [offset for taps in taps_w for _, offset in taps]
     first_w = min(offsets, default=0) // step_w
     reach_w = max(offsets, default=0) // step_w - first_w
     residues = sorted({offset % step_w for offset in offsets}) or [0]
     order = [r * problem.S + s for taps in taps_w for chunk in chunks for s, _ in taps for r, _ in chunk]
     block_p, block_q, plane, line = _blocks(
-        P, -(-Q // len(taps_w)), step_h, last_h - first_h, reach_w, spread, len(residues), pixels.padded, kernel, item
-    )
+        P, -(-Q // len(taps_w)), step_h, last_h - first_h, pick, reach_w, spread, len(residues), pixels.padded,
+        kernel, item,
+    )  # fmt: skip
     lines = step_h * (block_p - 1) + last_h - first_h + 1
-    stage = up(block_q * pixels.padded, 16) + 16
+    alike = 1 if problem.direction != "weight_grad" else lanes
+    weights = up(len(order) * (pixels.padded if pixels.each else alike), 16)
+    stage = up(zipped * block_q * pixels.padded, 16) + 16
     whole = block_p >= P and block_q * len(taps_w) >= Q
-    bunch = max(BUNCH // (P * Q * pixels.padded), 1) if whole else 1
+    samples = max(problem.N, 1) if problem.direction == "weight_grad" else 1  # of a unit
+    bunch = max(BUNCH // (samples * P * Q * pixels.padded), 1) if whole else 1
     columns = [
         (residues.index(offset % step_w) * plane + offset // step_w - first_w) * pixels.padded
         for taps in taps_w
         for _, offset in taps
     ]
     begins = np.cumsum([0, *map(len, taps_w)])
-    tables = [*residues, *map(len, chunks), *(chunk[0][1] for chunk in chunks), *begins, *columns]
+    # Pointers to lines stand in the table lines[u % apart][u // apart].
+    group = -(-lines // (step_h * spread)) + kernel.M
+    starts = [step_h * r + chunk[0][1] - first_h for r in range(spread) for chunk in chunks]
+    firsts = [u % (step_h * spread) * group + u // (step_h * spread) for u in starts]
+    tables = [*residues, *map(len, chunks), *firsts, *begins, *columns, *order]
     numbers = (
         pixels.planes, _planes(problem) // problem.groups, _planes(problem), pixels.pixel, pixels.padded, pixels.each,
-        H, W, P, Q, len(taps_w), step_h, step_w, spread, first_h, last_h - first_h, first_w, reach_w,
-        block_p, block_q, plane, len(residues), bunch, lines, line, stage, len(chunks), len(taps_h),
+        H, W, P, Q, len(taps_w), zipped, step_h, step_w, pick, spread, first_h, last_h - first_h, first_w, reach_w,
+        block_p, block_q, plane, len(residues), bunch, lines, group, line, stage, len(chunks), len(taps_h),
+        weights, problem.R * problem.S, phase, 1 if forward else sh,
     )  # fmt: skip
-    elements, pieces = (lines + 2) * line + lanes, 1
+    elements, pieces, pointers = weights + (lines + 2) * line + lanes, 1, step_h * spread * group
     if problem.direction == "weight_grad":
-        elements += block_p * stage + len(order) * max(pixels.padded, lanes)
-        pointers = lines + kernel.LINES
+        elements += block_p * stage
         blocks = problem.N * -(-P // block_p) * -(-Q // block_q)
         pieces = max(min(PIECES // pixels.planes, blocks), 1)
     else:
-        elements += (len(taps_w) * kernel.M + 1) * stage
-        pointers = lines + len(chunks) * kernel.LINES
+        elements += len(taps_w) // zipped * kernel.M * stage
     return _Pass(
         pixels, numbers, np.array(tables, np.int64), np.array(order, np.intp), up(elements * item + 8 * pointers, 64),
-        slice(phase, None, 1 if forward else sh), pieces, lines,
+        pieces, lines,
     )  # fmt: skip
 
 
 def _blocks(
-    P: int, Q: int, step: int, reach_h: int, reach_w: int, spread: int, residues: int, pixel: int, kernel: Any,
-    item: int,
+    P: int, Q: int, step: int, reach_h: int, pick: int, reach_w: int, spread: int, residues: int, pixel: int,
+    kernel: Any, item: int,
 ) -> tuple[int, int, int, int]:  # fmt: skip
     """Rows and columns of outputs in a block; pixels of a phase and elements of a line in its copy.
 
     Lines as long as the image are copied fastest; a dozen rows of outputs is enough of them.
     """
 
+    def width(columns: int) -> int:
+        return pick * (columns - 1) + 1 + reach_w
+
     def line(columns: int) -> int:
-        elements = up(residues * (columns + reach_w) * pixel + 32, 16)  # room to align, and for a vector
+        elements = up(residues * width(columns) * pixel + 32, 16)  # room to align, and for a vector
         return elements + (16 if elements * item % 1024 == 0 else 0)  # lines don't share cache sets
 
     least = kernel.M * spread
@@ -191,7 +205,7 @@ def _blocks(
             break
         block_p *= 2
     block_p = min(up(-(-P // -(-P // block_p)), least), P)
-    return block_p, block_q, block_q + reach_w, line(block_q)
+    return block_p, block_q, width(block_q), line(block_q)
 
 
 @dataclass(frozen=True)
@@ -271,12 +285,12 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
     flops = moved = worker = shared = 0
     for one in tables.passes:
         P, Q, column_phases = one.numbers[8:11]
-        block_p, block_q = one.numbers[18:20]
+        block_p, block_q = one.numbers[20:22]
         columns = -(-Q // column_phases)
         blocks = problem.N * pixels.planes * -(-P // block_p) * -(-columns // block_q)
         run = columns * pixels.padded if pixels.each else up(columns, lanes)
         flops += 2 * problem.N * pixels.planes * P * run * len(one.order)
-        line = one.numbers[24]
+        line = one.numbers[27]
         moved += 2 * blocks * one.lines * line * item
         worker = max(worker, one.worker_bytes)
         shared += len(one.order) * pixels.planes * pixels.padded * item * one.pieces
@@ -288,30 +302,19 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
 
 @dataclass(frozen=True)
 class Packed:
-    """Weights (planes, taps) as given, and in the order of each pass."""
+    """Weights (planes, taps)."""
 
     weights: np.ndarray
-    passes: list[np.ndarray]
     finite: bool
 
 
 def pack(tables: Tables, w: np.ndarray) -> Packed:
-    flat = np.ascontiguousarray(w).reshape(w.shape[0] * w.shape[1], -1)
-    finite = True
+    flat, finite = np.array(w, order="C").reshape(w.shape[0] * w.shape[1], -1), True
     if tables.problem.direction == "input_grad" and flat.dtype.kind == "f":
-        finite = bool(np.isfinite(flat).all())
-    return Packed(flat, [_in_order(one, flat, tables.lanes) for one in tables.passes], finite)
-
-
-def _in_order(one: _Pass, flat: np.ndarray, lanes: int) -> np.ndarray:
-    """(planes, taps), or (slices, vectors, taps, lanes) where every element of a pixel has its own weights."""
-    packed, pixels = flat[:, one.order], one.pixels
-    if not pixels.each:
-        return packed.reshape(-1)
-    filled = np.zeros((pixels.planes * pixels.padded, packed.shape[1]), packed.dtype)
-    filled[: len(packed)] = packed
-    split = filled.reshape(pixels.planes, pixels.padded // lanes, lanes, -1)
-    return np.ascontiguousarray(split.swapaxes(2, 3)).reshape(-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = np.add.reduce(flat, axis=None)  # finite only if all weights are
+        finite = math.isfinite(total) or bool(np.isfinite(flat).all())
+    return Packed(flat, finite)
 
 
 def _side_by_side(array: np.ndarray, axis: int) -> bool:
@@ -334,21 +337,22 @@ def _layout(tables: Tables, a: np.ndarray, b: np.ndarray) -> tuple[list[_Pass], 
 def forward(tables: Tables, x: np.ndarray, packed: Packed, bias: np.ndarray, y: np.ndarray, workers: int) -> None:
     """The result of a forward problem or of an input gradient; of the latter, the rows that windows reach."""
     passes, x, y = _layout(tables, x, y)
-    weights = packed.passes
-    if passes is not tables.passes and tables.pixels.each:
-        weights = [_in_order(one, packed.weights, tables.lanes) for one in passes]
     kinds = tables.kinds
-    for one, taps in zip(passes, weights, strict=True):
-        with scratch(one.worker_bytes * workers) as memory:
+    worker_bytes = max((one.worker_bytes for one in passes), default=0)
+    with scratch(worker_bytes * workers) as memory:
+        for some in range(0, len(passes), tables.kernel.PASSES):
+            several = [(one.numbers, one.tables) for one in passes[some : some + tables.kernel.PASSES]]
             tables.entry(
-                x, kinds[x.dtype], taps, bias, y[:, :, one.rows], kinds[y.dtype], tables.cval, one.numbers,
-                *tables.edges, one.tables, memory, one.worker_bytes, workers,
+                x, kinds[x.dtype], packed.weights, bias, y, kinds[y.dtype], tables.cval, several, *tables.edges,
+                memory, worker_bytes, workers,
             )  # fmt: skip
 
 
 def weight_grad(tables: Tables, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, workers: int) -> None:
     (one,), x, dy = _layout(tables, x, dy)
-    parts = np.empty((one.pieces, dw.shape[0], len(one.order)), tables.problem.compute_dtype)
+    whole = one.pieces == 1 and dw.flags.c_contiguous and dw.dtype == tables.problem.compute_dtype
+    shape = (one.pieces, dw.shape[0], len(one.order))
+    parts = dw.reshape(shape) if whole else np.empty(shape, tables.problem.compute_dtype)
     with scratch(one.worker_bytes * workers) as memory:
         tables.entry(
             x, tables.kinds[x.dtype], dy, parts, tables.cval, one.numbers, *tables.edges, one.tables, memory,
@@ -356,6 +360,5 @@ def weight_grad(tables: Tables, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, w
         )  # fmt: skip
     if one.pieces > 1:
         add_up(parts, parts[0])
-    flat = np.empty_like(parts[0])
-    flat[:, one.order] = parts[0]
-    dw[...] = flat.reshape(dw.shape)
+    if not whole:
+        dw[...] = parts[0].reshape(dw.shape)
