@@ -17,7 +17,7 @@ they leave it, a patch of it is copied with its padding, as much as is needed at
 element of each matrix lies at an offset along one axis plus an offset along the other. multiply() cuts a product
 C (rows x lanes) = A (rows x depth) B (depth x lanes) as
 
-    for a block of the depth:          b: panels [depth][GEMM_N] of all lanes, in the second cache
+    for a block of the depth:          b: panels [depth][GEMM_N] of a part of the lanes, packed
         for a group of the rows:       A is read where it lies, along the depth; other rows are copied (copy_rows)
             for a panel of lanes:      the tile of simd/gemm_tile.h, straight into C where C's lanes lie side by side,
                                        else by way of put, transposed where its rows do

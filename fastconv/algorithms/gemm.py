@@ -26,7 +26,7 @@ from fastconv.problem import ConvProblem
 NAME = "gemm"
 SCOPE, ELEMENTWISE = "window", True
 
-PANELS_BYTES = (machine.cpu.cache_sizes()[1] or 1 << 20) // 16 * 9  # packed lanes of a unit of work
+PANELS_BYTES = 640 << 10  # packed lanes at a time: they may come from the third cache, a panel after another
 PATCH_BYTES = 208 << 10  # of the image copied at a time, more or less
 PRODUCT_BYTES = 4096  # that could be moved while the product of one group is set up
 # What an element beside the multiply-adds costs, in parts of the time that machine.Rates.bandwidth reckons
@@ -148,7 +148,7 @@ class _Blocks:
     row_blocks: int
     lane_blocks: int
     lane_parts: int
-    """Of a block, whose panels fit the second cache."""
+    """Of a block, whose panels are packed one after another."""
     patched: bool
     whole: bool
     patch_bytes: int
