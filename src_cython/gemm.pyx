@@ -17,7 +17,7 @@ they leave it, a patch of it is copied with its padding, as much as is needed at
 element of each matrix lies at an offset along one axis plus an offset along the other. multiply() cuts a product
 C (rows x lanes) = A (rows x depth) B (depth x lanes) as
 
-    for a block of the depth:          b: panels [depth][GEMM_N] of all lanes, in the second cache
+    for a block of the depth:          b: panels [depth][GEMM_N] of a part of the lanes, packed
         for a group of the rows:       A is read where it lies, along the depth; other rows are copied (copy_rows)
             for a panel of lanes:      the tile of simd/gemm_tile.h, straight into C where C's lanes lie side by side,
                                        else by way of put, transposed where its rows do
@@ -359,7 +359,8 @@ cdef void turn_pixels(const summand* row, Py_ssize_t channel, Py_ssize_t channel
     count_up(TURNED, pitch, to)
     for i in range(blocks_of(width, TURNED)):
         v = i * TURNED
-        transpose_rows(row + v, room.steps, channels, 0, min(width - v, TURNED), end, out + v * pitch, <const ptrdiff_t*>to)
+        transpose_rows(row + v, room.steps, channels, 0, min(width - v, TURNED), end, out + v * pitch,
+                       <const ptrdiff_t*>to)
 
 
 cdef inline Py_ssize_t pitch_of(Py_ssize_t channels, Py_ssize_t itemsize) noexcept nogil:
@@ -387,6 +388,7 @@ cdef Matrix copy_patch(const Matrix* m, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t
     cdef Py_ssize_t inside = min(max(g.left - v0, 0), width), outside = min(max(g.left + g.W - v0, inside), width)
     cdef Py_ssize_t n, c, u, row, column, channel, sample
     cdef const summand* source
+    cdef const summand* line
     cdef summand* patch = <summand*>room.patch
     cdef summand* to
     cdef bint looking = False, turning = m.whole and m.column == 1
@@ -409,15 +411,15 @@ cdef Matrix copy_patch(const Matrix* m, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t
                     prefetch(source + m.channel + g.rows[u0 + u] * m.row + max(v0 - g.left, 0),
                              min(width, g.W) * <Py_ssize_t>sizeof(summand))
                 to = patch + (n - pixels.first.i[0]) * sample + c * channel + u * row
-                if g.rows[u0 + u] >= 0 and turning and not looking:
-                    turn_pixels(source + g.rows[u0 + u] * m.row + v0 + inside - g.left, m.channel, channels,
-                                outside - inside, m.end, to + inside * column, column, room)
+                line = source + g.rows[u0 + u] * m.row if g.rows[u0 + u] >= 0 else NULL
+                if line != NULL and turning and not looking:
+                    turn_pixels(line + v0 + inside - g.left, m.channel, channels, outside - inside, m.end,
+                                to + inside * column, column, room)
                     fill(cval, inside * column, to)
                     fill(cval, (width - outside) * column, to + outside * column)
                 else:
-                    copy_pixels(source + g.rows[u0 + u] * m.row if g.rows[u0 + u] >= 0 else NULL, m.column, m.channel, g,
-                                cval, v0, inside, outside, width, looking, channels if m.channels_last else 1,
-                                column if m.channels_last else 1, to)
+                    copy_pixels(line, m.column, m.channel, g, cval, v0, inside, outside, width, looking,
+                                channels if m.channels_last else 1, column if m.channels_last else 1, to)
     out.data, out.end, out.patched, out.in_patch = <char*>patch, room.b, False, True
     pixel.stride[0], pixel.stride[1], pixel.stride[2] = sample, g.sh * row, g.sw * column
     tap.stride[at_c], tap.stride[at_r], tap.stride[at_s] = channel, g.dh * row, g.dw * column
@@ -450,10 +452,11 @@ cdef inline void copy_runs(const summand* source, const ptrdiff_t* offsets, Py_s
         u64_copy_runs(source, offsets, count, step, n, lane, kc, b)
 
 
-cdef bint pack_spans(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t kc, summand* b, Room* room) noexcept nogil:
+cdef bint pack_spans(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t kc, summand* b,
+                     Room* room) noexcept nogil:
     """Lanes j0..j1 whose taps, or channels and taps, are a run of memory in another order; False if they aren't."""
-    cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand), span = 1, low = 0, level, i, k, place, lanes
-    cdef Py_ssize_t apart = m.depth.stride[2], inner = 1, depth = size_of(&m.depth), distance, reach
+    cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand), span = 1, low = 0, level, i, k, place
+    cdef Py_ssize_t apart = m.depth.stride[2], inner = 1, depth = size_of(&m.depth), distance, reach, lanes, next
     cdef const summand* source = <const summand*>m.data - m.origin
     cdef Place at
     for level in range(2):
@@ -478,12 +481,12 @@ cdef bint pack_spans(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t k
         lanes = min(width, j1 - j0)
         list_offsets(&m.item, j0, min(2 * width, j1 - j0), room.rows)
         reach = room.rows[lanes - 1] - room.rows[0]
+        next = min(width, j1 - j0 - lanes) if inner > 1 else 0
         for k in range(m.depth.extent[2] // inner):
             if inner == 1 and k + 4 < m.depth.extent[2]:
                 prefetch(source + low + room.rows[0] + min(reach, 0) + (k + 4) * apart,
                          (max(reach, -reach) + span) * <Py_ssize_t>sizeof(summand))
-            transpose_rows(source + low + k * apart, room.rows, lanes, min(width, j1 - j0 - lanes) if inner > 1 else 0, span,
-                           m.end, b + k * width, room.to)
+            transpose_rows(source + low + k * apart, room.rows, lanes, next, span, m.end, b + k * width, room.to)
         b += width * kc
         j0 += lanes
     return True
@@ -554,7 +557,8 @@ cdef void pack_panels(const Matrix* m, Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t 
             fill(<summand>0, unit - rest % unit, b + i * width + rest)
 
 
-cdef void copy_rows(const Matrix* m, Py_ssize_t count, Py_ssize_t d, Py_ssize_t depth, Room* room, summand kind) noexcept nogil:
+cdef void copy_rows(const Matrix* m, Py_ssize_t count, Py_ssize_t d, Py_ssize_t depth, Room* room,
+                    summand kind) noexcept nogil:
     """Rows of A that don't lie along the depth, or that would fall on the same lines of the first cache, copied."""
     cdef Py_ssize_t ld = (blocks_of(depth * sizeof(summand), 64) + 1 | 1) * 64 // sizeof(summand), i, n, done
     cdef const summand* source = <const summand*>m.data - m.origin
@@ -695,13 +699,15 @@ cdef void put(const Output* c, Py_ssize_t i0, Py_ssize_t rows, Py_ssize_t j0, Py
 
 
 cdef void multiply_rows(const Matrix* ma, const Output* c, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t j0, Py_ssize_t j1,
-                        Py_ssize_t d, Py_ssize_t depth, Py_ssize_t kc, bint fresh, Room* room, summand kind) noexcept nogil:
+                        Py_ssize_t d, Py_ssize_t depth, Py_ssize_t kc, bint fresh, Room* room,
+                        summand kind) noexcept nogil:
     """Rows i0..i1 of A, in memory, by the panels of B, at depths d.."""
     cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand), unit = GEMM_UNIT // sizeof(summand)
-    cdef Py_ssize_t group = GEMM_GROUP if GEMM_GROUP * depth * <Py_ssize_t>sizeof(summand) <= GROUP_BYTES else GEMM_GROUP // 2
+    cdef Py_ssize_t group = GEMM_GROUP if GEMM_GROUP * depth <= GROUP_BYTES // sizeof(summand) else GEMM_GROUP // 2
     cdef Py_ssize_t panels, p, i = i0, j, l, lanes, height, rows, done, reach
     cdef const summand* a = <const summand*>ma.data - ma.origin
     cdef const summand* starts
+    cdef const summand* panel
     cdef summand* to
     cdef summand start[MOST_ROWS]
     cdef summand nothing[16]
@@ -734,7 +740,9 @@ cdef void multiply_rows(const Matrix* ma, const Output* c, Py_ssize_t i0, Py_ssi
         j, lane = j0, place_of(&c.lane, j0)
         while j < j1:
             lanes = min(width, j1 - j)
-            direct = not turned and c.lane.stride[2] == 1 and lane.i[2] + lanes <= c.lane.extent[2] and lanes % unit == 0
+            direct = (not turned and c.lane.stride[2] == 1 and lane.i[2] + lanes <= c.lane.extent[2]
+                      and lanes % unit == 0)
+            panel = <const summand*>room.b + (j - j0) * kc
             to = <summand*>c.data + dot(&c.lane, &lane)
             if direct and fresh and c.lane_bias:
                 for p in range(rows):
@@ -743,15 +751,15 @@ cdef void multiply_rows(const Matrix* ma, const Output* c, Py_ssize_t i0, Py_ssi
             for p in range(panels):
                 height = rows // panels + (p < rows % panels)
                 if direct:
-                    tile(height, lanes // unit, depth, a, room.rows + done, room.steps, <const summand*>room.b + (j - j0) * kc,
+                    tile(height, lanes // unit, depth, a, room.rows + done, room.steps, panel,
                          starts + done if starts != NULL else NULL, to, room.places + done)
                 else:
                     while turned and l * panels < lanes * (p + 1):  # lines that will be written soon
-                        prefetch_to_write(to + room.places[0] + l * c.lane.stride[2], reach * <Py_ssize_t>sizeof(summand))
+                        prefetch_to_write(to + room.places[0] + l * c.lane.stride[2],
+                                          reach * <Py_ssize_t>sizeof(summand))
                         l += 1
-                    tile(height, blocks_of(lanes, unit), depth, a, room.rows + done, room.steps,
-                         <const summand*>room.b + (j - j0) * kc, <const summand*>nothing, <summand*>room.sums,
-                         <const ptrdiff_t*>local + done)
+                    tile(height, blocks_of(lanes, unit), depth, a, room.rows + done, room.steps, panel,
+                         <const summand*>nothing, <summand*>room.sums, <const ptrdiff_t*>local + done)
                 done += height
             if not direct:
                 put(c, i, rows, j, lanes, fresh, room, kind)
@@ -761,6 +769,19 @@ cdef void multiply_rows(const Matrix* ma, const Output* c, Py_ssize_t i0, Py_ssi
             elif j < j1:
                 lane = place_of(&c.lane, j)
         i += rows
+
+
+cdef void multiply_patches(const Matrix* a, const Output* c, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t j0, Py_ssize_t j1,
+                           Py_ssize_t d, Py_ssize_t depth, Py_ssize_t kc, bint fresh, Room* room,
+                           summand cval) noexcept nogil:
+    """The same for windows, a patch at a time."""
+    cdef Py_ssize_t piece, first, last
+    cdef Matrix windows
+    for piece in range(a.cut.outers * a.cut.pieces):
+        first, last = max(cut_at(&a.cut, piece), i0), min(cut_at(&a.cut, piece + 1), i1)
+        if first < last:
+            windows = copy_patch(a, first, last, d, d + depth, cval, room)
+            multiply_rows(&windows, c, first, last, j0, j1, d, depth, kc, fresh, room, cval)
 
 
 cdef inline Matrix depths_of(const Matrix* m, Py_ssize_t d, Py_ssize_t depth, summand kind) noexcept nogil:
@@ -775,27 +796,31 @@ cdef inline Matrix depths_of(const Matrix* m, Py_ssize_t d, Py_ssize_t depth, su
 
 
 cdef void multiply(const Matrix* ma, const Matrix* mb, const Output* c, const Cut* depths, Py_ssize_t i0, Py_ssize_t i1,
-                   Py_ssize_t j0, Py_ssize_t j1, summand cval, summand* scratch, Py_ssize_t patch_bytes) noexcept nogil:
-    """Rows i0..i1 and lanes j0..j1 of c."""
+                   Py_ssize_t j0, Py_ssize_t j1, Py_ssize_t parts, summand cval, summand* scratch,
+                   Py_ssize_t patch_bytes) noexcept nogil:
+    """Rows i0..i1 and lanes j0..j1 of c, whose panels are packed in so many parts."""
     cdef Room room = room_of(<char*>scratch, patch_bytes)
-    cdef Py_ssize_t d, depth, db, piece, first, last, kc = blocks_of(depths.units, depths.pieces) * depths.unit | 1
+    cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand), panels = blocks_of(j1 - j0, width)
+    cdef Py_ssize_t d, depth, db, part, j, end, kc = blocks_of(depths.units, depths.pieces) * depths.unit | 1
     cdef Matrix a = ma[0], b = mb[0], windows
-    cdef bint fresh
+    cdef bint fresh, once = ma.patched and ma.cut.outers * ma.cut.pieces == 1  # one patch serves all lanes
     for db in range(depths.outers * depths.pieces):
         d = cut_at(depths, db)
         depth = cut_at(depths, db + 1) - d
         fresh = db == 0 and not c.add
         if ma.whole:
             a, b, d = depths_of(ma, d, depth, cval), depths_of(mb, d, depth, cval), 0
-        pack_panels(&b, j0, j1, d, depth, kc, cval, &room)
-        if not a.patched:
-            multiply_rows(&a, c, i0, i1, j0, j1, d, depth, kc, fresh, &room, cval)
-            continue
-        for piece in range(a.cut.outers * a.cut.pieces):
-            first, last = max(cut_at(&a.cut, piece), i0), min(cut_at(&a.cut, piece + 1), i1)
-            if first < last:
-                windows = copy_patch(&a, first, last, d, d + depth, cval, &room)
-                multiply_rows(&windows, c, first, last, j0, j1, d, depth, kc, fresh, &room, cval)
+        if once:
+            windows = copy_patch(&a, i0, i1, d, d + depth, cval, &room)
+        for part in range(parts):
+            j, end = j0 + panels * part // parts * width, min(j0 + panels * (part + 1) // parts * width, j1)
+            pack_panels(&b, j, end, d, depth, kc, cval, &room)
+            if once:
+                multiply_rows(&windows, c, i0, i1, j, end, d, depth, kc, fresh, &room, cval)
+            elif a.patched:
+                multiply_patches(&a, c, i0, i1, j, end, d, depth, kc, fresh, &room, cval)
+            else:
+                multiply_rows(&a, c, i0, i1, j, end, d, depth, kc, fresh, &room, cval)
 
 
 # --- convolution: implicit GEMM --------------------------------------------------------------------
@@ -806,7 +831,7 @@ cdef struct Task:
     Geometry g
     bint patched, channels_last, swapped, between
     bint whole  # blocks of the depth are whole channels, and channels are innermost in them
-    Py_ssize_t row_blocks, lane_blocks, patch_bytes
+    Py_ssize_t row_blocks, lane_blocks, lane_parts, patch_bytes
     Cut depths, cut  # of the depth, and of the windows' items
 
 
@@ -900,8 +925,7 @@ cdef void run_unit(const Task* t, const Matrix* a, const Matrix* b, const Output
     if a.patched:
         first, last = cut_at(&t.cut, pieces * i // t.row_blocks), cut_at(&t.cut, pieces * (i + 1) // t.row_blocks)
     multiply(a, b, c, &t.depths, first, last, panels * j // t.lane_blocks * width,
-             min(panels * (j + 1) // t.lane_blocks * width, lanes), cval, scratch,
-             t.patch_bytes)
+             min(panels * (j + 1) // t.lane_blocks * width, lanes), t.lane_parts, cval, scratch, t.patch_bytes)
 
 
 cdef void forward_unit(Py_ssize_t unit, const Task* t, const summand* x, const Py_ssize_t* xs, summand cval,
@@ -973,7 +997,8 @@ cdef Task gemm_task(Py_ssize_t N, tuple geometry, tuple blocks, const int64_t[::
     t.N, t.between = N, False
     (t.groups, t.C, t.K, t.g.H, t.g.W, t.g.R, t.g.S, t.g.P, t.g.Q, t.g.top, t.g.left, t.g.sh, t.g.sw, t.g.dh,
      t.g.dw) = geometry
-    t.patched, t.channels_last, t.whole, t.swapped, t.row_blocks, t.lane_blocks, t.patch_bytes, depths, cut = blocks
+    (t.patched, t.channels_last, t.whole, t.swapped, t.row_blocks, t.lane_blocks, t.lane_parts, t.patch_bytes, depths,
+     cut) = blocks
     t.depths, t.cut = cut_of(depths), cut_of(cut)
     t.g.rows, t.g.columns = &rows[0], &columns[0]
     return t
@@ -1029,8 +1054,8 @@ cdef void turn(const summand* w, const Py_ssize_t* shape, const Py_ssize_t* ws, 
                 source = w + g * ws[0] + c * ws[1] + k * ws[2]
                 to = out + (g * shape[2] + k) * taps * C + c
                 if span <= TURNED:
-                    transpose_rows(source + low, <const ptrdiff_t*>offsets, count, 0, span, <const char*>end, <summand*>rows,
-                                   <const ptrdiff_t*>places)
+                    transpose_rows(source + low, <const ptrdiff_t*>offsets, count, 0, span, <const char*>end,
+                                   <summand*>rows, <const ptrdiff_t*>places)
                 for t in range(taps):
                     i = t // shape[4] * ws[3] + t % shape[4] * ws[4]
                     if span <= TURNED:
@@ -1128,7 +1153,7 @@ cdef void columns_forward(Py_ssize_t unit, const Columns* t, const summand* x, c
                            rectangle(b, ys[2], ys[3]), bias + g * t.K if bias != NULL else NULL, False)
     gather_windows(x + n * xs[0] + g * t.C * xs[1], xs[1], xs[2], xs[3], &t.g, cval, 0, t.C, b.p0, b.p1, b.q0, b.q1,
                    cols, b.pixels)
-    multiply(&weights, &windows, &out, &cut, 0, t.K, 0, b.pixels, cval, scratch, 0)
+    multiply(&weights, &windows, &out, &cut, 0, t.K, 0, b.pixels, 1, cval, scratch, 0)
 
 
 cdef void columns_input(Py_ssize_t unit, const Columns* t, const summand* dy, const Py_ssize_t* ys, const summand* w,
@@ -1156,7 +1181,7 @@ cdef void columns_input(Py_ssize_t unit, const Columns* t, const summand* dy, co
         gradient = plain(dy + n * ys[0] + g * t.K * ys[1] + b.p0 * ys[2] + b.q0 * ys[3], rectangle(b, ys[2], ys[3]),
                          filters_axis(t.K, ys[1]))
         out = into(cols, filters_axis(rows, b.pixels), filters_axis(b.pixels, 1), <const summand*>NULL, False)
-        multiply(&weights, &gradient, &out, &cut, 0, rows, 0, b.pixels, <summand>0, scratch, 0)
+        multiply(&weights, &gradient, &out, &cut, 0, rows, 0, b.pixels, 1, <summand>0, scratch, 0)
         scatter_windows(planes, xs[1], xs[2], xs[3], &t.g, 0, channels, b.p0, b.p1, b.q0, b.q1, <const summand*>cols,
                         b.pixels)
 
@@ -1184,7 +1209,7 @@ cdef void columns_weight(Py_ssize_t unit, const Columns* t, Py_ssize_t N, const 
         out = into(dw + g * ws[0] + c0 * ws[2], window_rows(t, channels, ws), filters_axis(t.K, ws[1]),
                    <const summand*>NULL, i > 0)
         cut = depth_cut(b.pixels, sizeof(summand))
-        multiply(&windows, &gradient, &out, &cut, 0, rows, 0, t.K, cval, scratch, 0)
+        multiply(&windows, &gradient, &out, &cut, 0, rows, 0, t.K, 1, cval, scratch, 0)
 
 
 cdef void forward(Columns t, Py_ssize_t N, const summand* x, const Py_ssize_t* xs, summand cval, const summand* w,

@@ -26,8 +26,8 @@ from fastconv.problem import ConvProblem
 NAME = "gemm"
 SCOPE, ELEMENTWISE = "window", True
 
-PANELS_BYTES = (machine.cpu.cache_sizes()[1] or 1 << 20) // 16 * 9  # packed lanes of a unit of work
-PATCH_BYTES = 192 << 10  # of the image copied at a time, more or less
+PANELS_BYTES = 640 << 10  # packed lanes at a time: they may come from the third cache, a panel after another
+PATCH_BYTES = 208 << 10  # of the image copied at a time, more or less
 PRODUCT_BYTES = 4096  # that could be moved while the product of one group is set up
 # What an element beside the multiply-adds costs, in parts of the time that machine.Rates.bandwidth reckons
 COPYING = 0.18  # copied, into a patch or a panel
@@ -147,6 +147,8 @@ class _Blocks:
     product: _Product
     row_blocks: int
     lane_blocks: int
+    lane_parts: int
+    """Of a block, whose panels are packed one after another."""
     patched: bool
     whole: bool
     patch_bytes: int
@@ -180,8 +182,12 @@ def _blocks(problem: ConvProblem, kernel: Any, workers: int = 1, turned: bool = 
             between = product.swapped and patched  # rows are cut between patches
             row_blocks = min(cut[0] * cut[3] if between else -(-product.rows // kernel.TILE_ROWS), workers)
     patch_bytes = _patch_bytes(problem, _longest(cut), _longest(depths), whole) if patched else 0
-    worker_bytes = kernel.PANEL_BYTES + -(-panels // lane_blocks) * panel_bytes + patch_bytes
-    return _Blocks(product, row_blocks, lane_blocks, patched, whole, patch_bytes, worker_bytes, depths, cut)
+    lane_parts = 1
+    if lane_blocks % workers == 0:  # one unit for each worker: what is common to its parts is done once
+        lane_blocks, lane_parts = workers, lane_blocks // workers
+    together = math.ceil(panels / (lane_blocks * lane_parts))
+    worker_bytes = kernel.PANEL_BYTES + together * panel_bytes + patch_bytes
+    return _Blocks(product, row_blocks, lane_blocks, lane_parts, patched, whole, patch_bytes, worker_bytes, depths, cut)
 
 
 def _reach(count: int, extents: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -295,7 +301,7 @@ class _Tables:
             self.cuts[workers] = (
                 (
                     blocks.patched, p.layout == "NHWC", blocks.whole, blocks.product.swapped, blocks.row_blocks,
-                    blocks.lane_blocks, blocks.patch_bytes, blocks.depths, blocks.cut,
+                    blocks.lane_blocks, blocks.lane_parts, blocks.patch_bytes, blocks.depths, blocks.cut,
                 ),
                 blocks.worker_bytes,
             )  # fmt: skip
