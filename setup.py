@@ -32,6 +32,7 @@ if X86:
 # No -ffast-math: linked into a library it makes the whole process flush denormals to zero.
 CFLAGS = [
     "-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
+    "-fno-split-loops",  # it writes tiles twice, for the last vector of a row, and compiling takes twice as long
     "-Wno-unused-function", "-Wno-psabi",
 ]  # fmt: skip
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g1", "-O1"]

@@ -125,11 +125,12 @@ def _pass(problem: ConvProblem, kernel: Any, pixels: _Pixels, phase: int, taps_h
         chunks += [group[a:b] for a, b in itertools.pairwise(ends)]
     first_h, last_h = taps_h[0][1], taps_h[-1][1]
     # Channels side by side are vectors, whatever their distance. Of lines that are read in place, few columns of taps
-    # pick every second element in registers; more of them are worth a copy.
-    in_place = problem.boundary == "constant" and problem.compute_cval == 0 and pixels.pixel == 1
+    # pick every second element in registers; more of them are worth a copy. Integers modulo 2**64 have no such tiles.
+    floats = problem.compute_dtype != "uint64"
+    in_place = floats and problem.boundary == "constant" and problem.compute_cval == 0 and pixels.pixel == 1
     pick = step_w if pixels.each or (in_place and step_w == 2 and problem.S <= kernel.TAPS) else 1
     step_w //= pick
-    zipped = 2 if len(taps_w) == 2 and len(chunks) == pixels.pixel == 1 else 1
+    zipped = 2 if floats and len(taps_w) == 2 and len(chunks) == pixels.pixel == 1 else 1
     offsets = [offset for taps in taps_w for _, offset in taps]
     first_w = min(offsets, default=0) // step_w
     reach_w = max(offsets, default=0) // step_w - first_w

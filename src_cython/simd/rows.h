@@ -10,6 +10,7 @@
 #include "convert.h"
 #include "rows_tile.h"
 #undef T
+#define ROWS_INTEGERS /* fewer ways: nothing of theirs is fast, and every tile takes long to compile */
 #define T u64
 #include "convert.h"
 #include "rows_tile.h"

@@ -355,12 +355,14 @@ ROWS_FUNCTION(rows_plain, ROWS_M, 2, ROWS_ONE, ROWS_LOAD)
 ROWS_FUNCTION(rows_plain_half, ROWS_M / 2, 2, ROWS_ONE, ROWS_LOAD)
 ROWS_FUNCTION(rows_masked, ROWS_M, 2, ROWS_ONE, ROWS_MASK)
 ROWS_FUNCTION(rows_masked_half, ROWS_M / 2, 2, ROWS_ONE, ROWS_MASK)
-ROWS_FUNCTION(rows_picked, ROWS_M, 1, ROWS_ONE, ROWS_PICKED)
-ROWS_FUNCTION(rows_picked_half, ROWS_M / 2, 1, ROWS_ONE, ROWS_PICKED)
 ROWS_FUNCTION(rows_each, ROWS_M, 2, ROWS_LANE, ROWS_PIXEL)
 ROWS_FUNCTION(rows_each_half, ROWS_M / 2, 2, ROWS_LANE, ROWS_PIXEL)
+#ifndef ROWS_INTEGERS
+ROWS_FUNCTION(rows_picked, ROWS_M, 1, ROWS_ONE, ROWS_PICKED)
+ROWS_FUNCTION(rows_picked_half, ROWS_M / 2, 1, ROWS_ONE, ROWS_PICKED)
 ROWS_ZIPPED_FUNCTION(rows_zipped, ROWS_M)
 ROWS_ZIPPED_FUNCTION(rows_zipped_half, ROWS_M / 2)
+#endif
 
 /* ROWS_M or ROWS_M / 2 rows of outputs, y_pitch elements apart. `lines` are those of the first row; `mask` is a line of
  * zeros and of ones in every bit, read at the places where x is. */
@@ -370,21 +372,31 @@ static void PASTE(T, rows_tile)(const RowsTile* t, int way, ptrdiff_t rows, cons
     switch (way) {
         case ROWS_PLAIN: ROWS_CALL(rows_plain); break;
         case ROWS_MASKED: ROWS_CALL(rows_masked); break;
+#ifndef ROWS_INTEGERS
         case ROWS_PICKED: ROWS_CALL(rows_picked); break;
         case ROWS_ZIPPED: ROWS_CALL(rows_zipped); break;
+#endif
         default: ROWS_CALL(rows_each);
     }
 #undef ROWS_CALL
 }
 
 DOTS_FUNCTION(rows_dots_plain, DOTS_PLAIN)
+#ifndef ROWS_INTEGERS
 DOTS_FUNCTION(rows_dots_picked, DOTS_PICKED)
+#endif
 
 /* Of any number of rows of dy, dy_pitch elements apart. `mask` may be NULL; the last of the vectors of a row holds `rest`
- * outputs. `picked`: x_step is 2. */
+ * outputs. `picked`: x_step is 2 (floats only). */
 static void PASTE(T, rows_dots)(const RowsTile* t, int picked, const T* const* lines, const T* mask, const T* dy,
                                 ptrdiff_t dy_pitch, ptrdiff_t rows, ptrdiff_t vectors, ptrdiff_t rest, T* dot) {
-    (picked ? PASTE(T, rows_dots_picked) : PASTE(T, rows_dots_plain))(t, lines, mask, dy, dy_pitch, rows, vectors, rest, dot);
+#ifndef ROWS_INTEGERS
+    if (picked) {
+        PASTE(T, rows_dots_picked)(t, lines, mask, dy, dy_pitch, rows, vectors, rest, dot);
+        return;
+    }
+#endif
+    PASTE(T, rows_dots_plain)(t, lines, mask, dy, dy_pitch, rows, vectors, rest, dot);
 }
 
 /* memcpy without a call, for lines are short: whole vectors, the last of them overlapping the one before. */
