@@ -33,8 +33,8 @@ PRODUCT_BYTES = 4096  # that could be moved while the product of one group is se
 COPYING = 0.18  # copied, into a patch or a panel
 TURNING = 0.4  # transposed into a panel
 PIECING = 1.0  # the same in short runs, or strided ones
-STORING = 0.1  # stored as the tile has it
-PUTTING = 0.3  # stored transposed
+STORING = 0.5  # stored as the tile has it
+PUTTING = 0.7  # stored transposed
 ZIPPING = 0.3  # put between the other columns' afterwards
 SCATTERING = 1.0  # stored between other elements
 BYTE = 10  # flops in the time of a byte
@@ -270,7 +270,7 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
             moved += SCATTERING * math.prod(problem.x_shape[1:]) * problem.itemsize
         worker = max((part.worker for part in parts), default=0)
         flops = sum(part.flops for part in parts) * times
-        return Cost(flops, moved * times, shared, worker, "gemm", max(len(parts) * times, 1))
+        return Cost(flops, moved * times, shared, worker, "gemm", max(len(parts) * times, 1) + 2)  # turning, looking
     return _cost(problem, kernel, False)
 
 
