@@ -163,7 +163,7 @@ cdef void load_block(const char* x, Py_ssize_t xc, Py_ssize_t xh, Py_ssize_t xw,
     """Copy the patch under rows x columns outputs at (p0, q0) in the order of the picture above. Strides in bytes.
 
     Places beyond the padded image, which no output meets, hold anything."""
-    cdef Py_ssize_t c, a, b, i, u, h, v0, inside, outside, step = xw // <Py_ssize_t>sizeof(summand)
+    cdef Py_ssize_t c, a, b, u, h, v0, inside, outside, _i, step = xw // <Py_ssize_t>sizeof(summand)
     cdef Py_ssize_t slots = rows + (t.R - 1) * t.dh // t.sh, width = columns + (t.S - 1) * t.dw // t.sw
     cdef const summand* row
     cdef summand* out
@@ -175,7 +175,7 @@ cdef void load_block(const char* x, Py_ssize_t xc, Py_ssize_t xh, Py_ssize_t xw,
             for a in range(t.phases_h):
                 out = block + ((c * t.phases_h + a) * t.phases_w + b) * t.slots * t.pitch
                 u = p0 * t.sh + a * t.dh % t.sh
-                for i in range(slots):
+                for _i in range(slots):
                     if u >= t.padded_h:
                         break
                     h = t.rows[u]
@@ -442,17 +442,17 @@ cdef void weight_grad(const Task* t, const Py_buffer* b, summand cval, Py_ssize_
 
 cdef void pack(const Task* t, const char* w, const Py_ssize_t* ws, summand* out) noexcept nogil:
     """w of any strides into the packed order of the picture above."""
-    cdef Py_ssize_t g, k, k0, k1, j, c, r, s, tiles = tile_count(t)
+    cdef Py_ssize_t k, k0, k1, j, c, r, tiles = tile_count(t), _g, _s
     cdef Py_ssize_t w_k = ws[1] if t.turned else ws[0], w_c = ws[0] if t.turned else ws[1]
     cdef const char* at
     w += t.w_r * ws[2] + t.w_s * ws[3]
-    for g in range(t.groups):
+    for _g in range(t.groups):
         for j in range(tiles):
             k0, k1 = t.K * j // tiles, t.K * (j + 1) // tiles
             for c in range(t.C):
                 for r in range(t.R):
                     at = w + k0 * w_k + c * w_c + r * t.w_dr * ws[2]
-                    for s in range(t.S):
+                    for _s in range(t.S):
                         for k in range(k1 - k0):
                             out[k] = (<const summand*>(at + k * w_k))[0]
                         out += k1 - k0

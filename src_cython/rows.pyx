@@ -356,14 +356,14 @@ cdef inline Py_ssize_t list_columns(const Task* t, Py_ssize_t phase, const Place
 cdef inline void store(const Task* t, const summand* stage, Py_ssize_t rows, char* y, const Py_ssize_t* ys, int kind,
                        Py_ssize_t item, Py_ssize_t elements, const Place* at) noexcept nogil:
     """Rows of a tile from the stage [phase][row] to y, ys[2] bytes apart times `spread`."""
-    cdef Py_ssize_t m, phase, n, j, step = t.lists * ys[3], pitch = t.spread * ys[2]
+    cdef Py_ssize_t phase, n, j, step = t.lists * ys[3], pitch = t.spread * ys[2], _m
     cdef const summand* line
     cdef char* out
     for phase in range(t.lists):
         n = list_columns(t, phase, at)
         line = stage + phase * ROWS_M * t.stage
         out = y + phase * ys[3]
-        for m in range(rows):
+        for _m in range(rows):
             if t.pixel == 1:
                 give(line, n, kind, out, step)
             else:

@@ -626,8 +626,9 @@ def f64_tiles_outside(const double[:, :, :, :] x, const double[::1] u, const dou
 
 
 def f32_filters_outside(const float[:, :, :, :] x, const float[:, :, :, :] w, bint flip, const float[::1] bias,
-                        float[:, :, :, :] y, float cval, tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left, float[::1] v, uint8_t[::1] scratch,
-                        Py_ssize_t worker_bytes, int workers):
+                        float[:, :, :, :] y, float cval, tuple sizes,
+                        const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left, float[::1] v,
+                        uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
     cdef Task t = make_task(sizes)
     cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, left, t.dw)
     cdef Strides ys = elements(y.strides, 4), ws = elements(w.strides, 4)
@@ -639,8 +640,9 @@ def f32_filters_outside(const float[:, :, :, :] x, const float[:, :, :, :] w, bi
 
 
 def f64_filters_outside(const double[:, :, :, :] x, const double[:, :, :, :] w, bint flip, const double[::1] bias,
-                        double[:, :, :, :] y, double cval, tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left, double[::1] v, uint8_t[::1] scratch,
-                        Py_ssize_t worker_bytes, int workers):
+                        double[:, :, :, :] y, double cval, tuple sizes,
+                        const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left, double[::1] v,
+                        uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
     cdef Task t = make_task(sizes)
     cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, left, t.dw)
     cdef Strides ys = elements(y.strides, 8), ws = elements(w.strides, 8)
@@ -652,8 +654,9 @@ def f64_filters_outside(const double[:, :, :, :] x, const double[:, :, :, :] w, 
 
 
 def f32_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float[:, :, :, :] dw, float cval, tuple sizes,
-                    const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left, const int64_t[:, ::1] dy_rows, const int64_t[:, ::1] dy_columns, float[::1] v, float[::1] d, float[::1] sums,
-                    uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+                    const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
+                    const int64_t[:, ::1] dy_rows, const int64_t[:, ::1] dy_columns, float[::1] v, float[::1] d,
+                    float[::1] sums, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
     """dw (K, C, R, R) of one group; sums: for problems of several chunks, else empty."""
     cdef Task t = make_task(sizes)
     cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, left, t.dw)
