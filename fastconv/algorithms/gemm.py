@@ -41,7 +41,7 @@ BYTE = 10  # flops in the time of a byte
 ZIP_BYTES = 8 << 20  # of dx at a time, where its columns are computed apart
 # A tile of few rows or lanes waits for its own sums, or for its loads
 FEW_ROWS = 4
-NARROW = 0.15
+NARROW = 0.6
 
 
 def why_not(problem: ConvProblem) -> str | None:
