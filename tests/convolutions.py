@@ -14,8 +14,9 @@ from fastconv.boundary import most_repeats
 from fastconv.problem import DIRECTIONS, LAYOUTS, ConvProblem
 
 __all__ = [
-    "DIRECTIONS", "EXACT", "LAYOUTS", "NAMES", "PROBLEMS", "assert_exact", "call", "error_scale", "layout_of",
-    "methods", "named", "operands", "options", "plan_shapes", "problem_params", "shrunk", "truth",
+    "DIRECTIONS", "EXACT", "LAYOUTS", "NAMES", "PROBLEMS", "assert_exact", "call", "check_direct", "error_scale",
+    "layout_of", "methods", "named", "operands", "options", "plan_shapes", "problem_params", "shrunk",
+    "small_integers", "truth",
 ]  # fmt: skip
 
 EXACT = ("naive", "direct", "im2col", "gemm")
@@ -156,3 +157,26 @@ def assert_exact(result, problem, direction, method, dtype):
     data = operands(replace(problem, dtype="float32", direction="forward", layout="NCHW"))
     slack = plan.error_bound * error_scale(problem, direction, {name: data[name] for name in ("x", "w", "dy")})
     assert (np.abs(result.astype(np.float64) - expected) <= slack).all()
+
+
+def small_integers(problem, least=-3):
+    """Operands and dy for which every sum is exact."""
+    rng = np.random.default_rng([problem.H, problem.W, problem.C, problem.K])
+    shapes = {"x": problem.x_shape, "w": problem.w_shape, "dy": problem.y_shape}
+    return {name: rng.integers(least, 4, shape) for name, shape in shapes.items()}
+
+
+def check_direct(problem, direction, dtype="float32", data=None, **others):
+    """The direct method on small integers, of any kernel: equal to the definition, to the bit."""
+    data = data or small_integers(problem)
+    a, b = (data[name].astype(np.int64).view(np.uint64) for name in NAMES[direction])
+    exact = replace(problem, dtype="int64", direction=direction)
+    expected = getattr(reference, direction)(a, b, exact).view(np.int64)
+    arrays = {
+        name: array.astype(dtype) if name == "w" else layout_of(array.astype(dtype), problem.layout)
+        for name, array in data.items()
+    }
+    result = call(problem, direction, arrays, "direct", **others)
+    if problem.layout == "NHWC" and direction != "weight_grad":
+        result = result.transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(result, expected, err_msg=problem.text)

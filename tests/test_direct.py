@@ -4,34 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from convolutions import DIRECTIONS, NAMES, call, layout_of
+from convolutions import DIRECTIONS, call, check_direct, layout_of, small_integers
 
 import fastconv as fc
 from fastconv import machine, reference
 from fastconv.algorithms import direct
 from fastconv.problem import ConvProblem
-
-
-def operands(problem):
-    rng = np.random.default_rng([problem.H, problem.W, problem.K])
-    shapes = {"x": problem.x_shape, "w": problem.w_shape, "dy": problem.y_shape}
-    return {name: rng.integers(-3, 4, shape) for name, shape in shapes.items()}
-
-
-def check(problem, direction, dtype="float32", **others):
-    """Small integers: equal to the definition, to the bit."""
-    data = operands(problem)
-    a, b = (data[name].view(np.uint64) for name in NAMES[direction])
-    exact = replace(problem, dtype="int64", direction=direction)
-    expected = getattr(reference, direction)(a, b, exact).view(np.int64)
-    arrays = {
-        name: array.astype(dtype) if name == "w" else layout_of(array.astype(dtype), problem.layout)
-        for name, array in data.items()
-    }
-    result = call(problem, direction, arrays, "direct", **others)
-    if problem.layout == "NHWC" and direction != "weight_grad":
-        result = result.transpose(0, 3, 1, 2)
-    np.testing.assert_array_equal(result, expected, err_msg=problem.text)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -40,10 +18,10 @@ def test_every_number_of_filters(filters, direction, isa):
     """Tiles of every height; rows shorter than a vector, as long as several, and between."""
     for width in (3, 8, 11, 16, 23):
         problem = ConvProblem(2, 3, 5, width, filters, 3, 3, padding=((1, 1), (1, 1)))
-        check(problem, direction)
-        check(replace(problem, padding=((0, 1), (0, 0))), direction, "float64")
-        check(replace(problem, stride=(1, 2), layout="NHWC"), direction)
-        check(replace(problem, C=filters, K=3), direction)
+        check_direct(problem, direction)
+        check_direct(replace(problem, padding=((0, 1), (0, 0))), direction, "float64")
+        check_direct(replace(problem, stride=(1, 2), layout="NHWC"), direction)
+        check_direct(replace(problem, C=filters, K=3), direction)
 
 
 @pytest.fixture
@@ -78,8 +56,8 @@ def test_blocks_and_workers(geometry, direction, isa, small_blocks):
     problem = ConvProblem(5, 6, 9, 31, 14, 3, 3, padding=((1, 1), (1, 1)))
     problem = replace(problem, **geometry)
     for workers in (1, 3):
-        check(problem, direction, workers=workers)
-        check(replace(problem, W=5), direction, workers=workers)
+        check_direct(problem, direction, workers=workers)
+        check_direct(replace(problem, W=5), direction, workers=workers)
     rng = np.random.default_rng(1)
     shapes = {"x": problem.x_shape, "w": problem.w_shape, "dy": problem.y_shape}
     arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
@@ -92,7 +70,7 @@ def test_blocks_and_workers(geometry, direction, isa, small_blocks):
 def test_weights_of_an_input_gradient_that_are_not_finite(stride, isa, small_blocks):
     """What they meet beyond dy is nothing: no NaN where the definition has none; packed as well."""
     problem = ConvProblem(2, 3, 8, 11, 6, 3, 3, stride=(stride, stride), padding=((1, 1), (1, 1)))
-    data = {name: array.astype(np.float32) for name, array in operands(problem).items()}
+    data = {name: array.astype(np.float32) for name, array in small_integers(problem).items()}
     data["w"][1, 2, 0, 2], data["w"][4, 0, 1, 1] = np.inf, np.nan
     with np.errstate(invalid="ignore"):
         expected = reference.input_grad(data["dy"], data["w"], replace(problem, direction="input_grad"))
