@@ -657,7 +657,7 @@ def f32_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float
                     const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
                     const int64_t[:, ::1] dy_rows, const int64_t[:, ::1] dy_columns, float[::1] v, float[::1] d,
                     float[::1] sums, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """dw (K, C, R, R) of one group; sums: for problems of several chunks, else empty."""
+    """dw (K, C, R, R) of one group; sums: of problems of several chunks, else one element."""
     cdef Task t = make_task(sizes)
     cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, left, t.dw)
     cdef Plane dy_plane = make_plane(<const char*>&dy[0, 0, 0, 0], dy.shape, dy.strides, 4, dy_rows, dy_columns, 0,
