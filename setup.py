@@ -1,10 +1,10 @@
 """The compiled half of the build; all metadata is in pyproject.toml.
 
 Each module of MODULES is compiled once per instruction set into ``fastconv._kernels.<isa>``, each of
-COMMON once. ``fastconv/machine.py`` picks a set at import by CPUID: nothing here looks at the build
-host's CPU. Environment: ``FASTCONV_NO_OPENMP=1`` builds without threads, ``FASTCONV_SANITIZE=1`` with
-the address and undefined-behaviour sanitizers (see tools/sanitize.sh), ``FASTCONV_SETS="common avx512"`` these sets
-only (to try a kernel in place, beside sets built before).
+COMMON once; Cython runs once for each. ``fastconv/machine.py`` picks a set at import by CPUID: nothing
+here looks at the build host's CPU. Environment: ``FASTCONV_NO_OPENMP=1`` builds without threads,
+``FASTCONV_SANITIZE=1`` with the address and undefined-behaviour sanitizers (see tools/sanitize.sh),
+``FASTCONV_SETS="common avx512"`` these sets only (to try a kernel in place, beside sets built before).
 """
 
 import os
@@ -16,8 +16,8 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-MODULES = ("direct", "fft", "gemm", "pool", "rows", "separable", "winograd")
-COMMON = ("cpu", "windows")
+MODULES = ("rows", "gemm", "winograd", "pool", "direct", "separable", "fft")  # those that take longest first
+COMMON = ("cpu", "team", "windows")
 UTILITY = "fastconv._kernels._cyutility"  # Cython's memoryview code, compiled once for all modules
 
 X86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
@@ -50,38 +50,48 @@ def sources(name):
     return [f"src_cython/{name}.pyx"]
 
 
-def extensions():
-    headers = [str(p) for pattern in ("*.pxd", "simd/*.h") for p in sorted(Path("src_cython").glob(pattern))]
-    options = {"include_dirs": ["src_cython", "src_cython/simd"], "depends": headers}
-    sets = {"common": [Extension(f"fastconv._kernels.{name}", sources(name), **options) for name in COMMON]}
+def sets(modules):
+    """The extensions of each set, from those made once of each source.
+
+    The sets share the generated C; each has copies, since an object file lies where its source does.
+    """
+    by_name = {module.name.rpartition(".")[2]: module for module in modules}
+    yield "common", [by_name[name] for name in (*COMMON, UTILITY.rpartition(".")[2])]
     for isa, flags in ISA_FLAGS.items():
-        sets[isa] = [
-            Extension(f"fastconv._kernels.{isa}.{name}", sources(name), extra_compile_args=flags, **options)
-            for name in MODULES
-        ]
-    sets["common"].append(Extension(UTILITY, []))
-    return sets
+        folder = Path("build", "cython", isa)
+        folder.mkdir(parents=True, exist_ok=True)
+        copies = []
+        for name in MODULES:
+            module = by_name[name]
+            source = folder / f"{name}.c"
+            code = Path(module.sources[0]).read_bytes()
+            if not source.is_file() or source.read_bytes() != code:
+                source.write_bytes(code)
+            options = {"include_dirs": module.include_dirs, "depends": module.depends, "extra_compile_args": flags}
+            copies.append(Extension(f"fastconv._kernels.{isa}.{name}", [str(source)], **options))
+        yield isa, copies
 
 
 class BuildKernels(build_ext):
-    """cythonize each set into its own folder (the C files bear the same names), then compile in parallel."""
+    """cythonize each module once, then compile it for each set, in parallel."""
 
     def finalize_options(self):
         from Cython.Build import cythonize
 
-        built = []
-        wanted = os.environ.get("FASTCONV_SETS", "").split()
-        for folder, modules in extensions().items():
-            if wanted and folder not in wanted:
-                continue
-            built += cythonize(
-                modules,
-                build_dir=os.path.join("build", "cython", folder),
-                compiler_directives=DIRECTIVES,
-                shared_utility_qualified_name=UTILITY,
-                include_path=["src_cython"],
-            )
-        self.distribution.ext_modules = built
+        headers = [str(p) for pattern in ("*.pxd", "*.h", "simd/*.h") for p in sorted(Path("src_cython").glob(pattern))]
+        options = {"include_dirs": ["src_cython", "src_cython/simd"], "depends": headers}
+        modules = cythonize(
+            [Extension(f"fastconv._kernels.{name}", sources(name), **options) for name in (*COMMON, *MODULES)]
+            + [Extension(UTILITY, [])],
+            build_dir=os.path.join("build", "cython"),
+            compiler_directives=DIRECTIVES,
+            shared_utility_qualified_name=UTILITY,
+            include_path=["src_cython", "."],
+        )
+        wanted = (os.environ.get("FASTCONV_SETS") or " ".join(["common", *ISA_FLAGS])).split()
+        self.distribution.ext_modules = [
+            extension for folder, extensions in sets(modules) if folder in wanted for extension in extensions
+        ]
         super().finalize_options()
         if self.parallel is None:
             self.parallel = os.cpu_count()

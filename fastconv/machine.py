@@ -39,13 +39,23 @@ windows: Any = _common("windows")
 _ALL_ISAS = ("baseline", "avx2", "avx512")  # plainest first
 
 
+def built_isas() -> tuple[str, ...]:
+    """The instruction sets that this installation was built for, plainest first."""
+    folder = Path(__file__).parent / "_kernels"
+    return tuple(isa for isa in _ALL_ISAS if (folder / isa).is_dir())
+
+
 def _capped(found: tuple[str, ...]) -> tuple[str, ...]:
     cap = os.environ.get("FASTCONV_ISA")
     if cap is None:
-        return found
-    if cap not in _ALL_ISAS:
+        cap = _ALL_ISAS[-1]
+    elif cap not in _ALL_ISAS:
         raise ImportError(f"FASTCONV_ISA: got {cap!r}; must be one of {', '.join(_ALL_ISAS)}, or unset")
-    return tuple(isa for isa in found if _ALL_ISAS.index(isa) <= _ALL_ISAS.index(cap))
+    here = tuple(isa for isa in found if _ALL_ISAS.index(isa) <= _ALL_ISAS.index(cap) and isa in built_isas())
+    if not here:
+        built = ", ".join(built_isas()) or "nothing"
+        raise ImportError(f"fastconv was built for {built}; nothing of that up to {cap} can run here")
+    return here
 
 
 ISAS: tuple[str, ...] = _capped(cpu.instruction_sets())
@@ -53,13 +63,6 @@ ISAS: tuple[str, ...] = _capped(cpu.instruction_sets())
 
 ISA: str = ISAS[-1]
 """The one that new plans take."""
-
-
-def built_isas() -> tuple[str, ...]:
-    """The instruction sets that this installation was built for, plainest first."""
-    folder = Path(__file__).parent / "_kernels"
-    return tuple(isa for isa in _ALL_ISAS if (folder / isa).is_dir())
-
 
 _KERNEL_MODULES = ("direct", "fft", "gemm", "pool", "rows", "separable", "winograd")
 _loaded: dict[str, SimpleNamespace] = {}
@@ -107,15 +110,6 @@ def _cgroup_cores() -> float:
 
 
 _quota = max(1, math.ceil(min(_cgroup_cores(), 1 << 20)))
-_forked = False
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = True  # GNU OpenMP hangs in a child whose parent has had a parallel region
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 _default_workers: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastconv_workers", default=None)
 
@@ -142,8 +136,6 @@ def resolve_workers(workers: int | None) -> int:
     elif type(workers) is not int or workers < 1:
         workers = check_workers(workers)
         assert workers is not None
-    if workers == 1 or _forked:
-        return 1
     return min(workers, 256)
 
 

@@ -22,16 +22,16 @@ each row are computed in vain, and stored from there.
 
 The gradient of the input is this same forward operation, for each output phase (fastconv/algorithms/phases.py), but for
 one thing: dy is not padded with zeros, it ends, so an infinite weight meets nothing there and makes no NaN. `careful`
-sees to that. Each worker has scratch of its own, 64-byte aligned; workers == 1 never enters a parallel region.
+sees to that. Each worker has scratch of its own, 64-byte aligned.
 """
 
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cython.parallel cimport prange, threadid
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from fastconv._kernels.team cimport share, unit_function
 from windows cimport first_inside, summand
 
 cdef extern from "tiles.h" nogil:
@@ -86,6 +86,18 @@ cdef struct Task:
     const int64_t* columns
     const int64_t* taps
     Py_ssize_t ntaps  # of a whole channel block
+
+
+cdef struct Call:
+    const Task* tasks
+    int workers
+    const Py_buffer* x
+    const Py_buffer* y  # or dy
+    const Py_buffer* dw
+    const void* cval
+    const void* w  # packed
+    const void* bias
+    bint finite  # are the weights, where that matters?
 
 
 cdef inline void tile(int filters, const summand* x, const Task* t, Py_ssize_t ntaps, const summand* w,
@@ -238,10 +250,27 @@ cdef Py_ssize_t find_run(Py_ssize_t run, Py_ssize_t lanes, ptrdiff_t* at) noexce
     return count
 
 
-cdef void forward_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, const char* x, const Py_ssize_t* xs, summand cval,
-                       const summand* w, const summand* bias, char* y, const Py_ssize_t* ys, bint careful,
-                       char* scratch) noexcept nogil:
-    """One block of outputs of a part of the filters of one sample."""
+cdef Py_ssize_t block_count(const Task* t, Py_ssize_t N) noexcept nogil:
+    return N * t.groups * ((t.P + t.block_p - 1) // t.block_p) * ((t.Q + t.block_q - 1) // t.block_q)
+
+
+cdef Py_ssize_t part_count(const Task* t, Py_ssize_t units, int workers) noexcept nogil:
+    """Parts of the filters, so that workers have something to do: what is cut by their number isn't a sum."""
+    return t.parts if workers == 1 else max(t.parts, min((4 * workers + units - 1) // units, tile_count(t)))
+
+
+cdef void forward_unit(const Call* call, Py_ssize_t unit, summand* scratch) noexcept nogil:
+    """One block of outputs of a part of the filters of one sample, in one of several problems."""
+    cdef const Task* t = call.tasks
+    cdef const summand* w = <const summand*>call.w
+    cdef const summand* bias = <const summand*>call.bias
+    cdef Py_ssize_t N = call.x.shape[0], blocks = block_count(t, N), parts = part_count(t, blocks, call.workers)
+    while unit >= blocks * parts:
+        unit -= blocks * parts
+        w += packed_elements(t)
+        t += 1
+        blocks = block_count(t, N)
+        parts = part_count(t, blocks, call.workers)
     cdef summand one = 1
     cdef summand[8] start  # DIRECT_K of them at the most
     cdef Py_ssize_t item = sizeof(summand), lanes = VECTOR_BYTES // item, tiles = tile_count(t)
@@ -255,17 +284,22 @@ cdef void forward_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, const c
     cdef Py_ssize_t first = part * tiles // parts, last = (part + 1) * tiles // parts
     cdef Py_ssize_t k0 = t.K * first // tiles, filters = t.K * last // tiles - k0
     cdef Py_ssize_t taps = t.R * t.S, j, k, i, p, q, c0, channels, size, ld, positions
-    cdef bint whole = t.C <= t.block_c and columns >= lanes and ys[3] == item
-    cdef summand* block = <summand*>scratch
+    cdef const Py_ssize_t* xs = call.x.strides
+    cdef const Py_ssize_t* ys = call.y.strides
+    cdef Py_ssize_t y_row = ys[2] * t.y_sh, y_step = ys[3] * t.y_sw
+    cdef bint whole = t.C <= t.block_c and columns >= lanes and y_step == item, careful = t.turned and not call.finite
+    cdef summand* block = scratch
     cdef summand* inside = block + t.block
     cdef summand* sums = inside + (t.block if t.turned else 0)
     cdef ptrdiff_t* at = <ptrdiff_t*>(sums + (filters * t.run if not whole else 0))
     cdef summand* out
     cdef const summand* weights
-    y += n * ys[0] + (g * t.K + k0) * ys[1] + p0 * ys[2] + q0 * ys[3]
+    cdef const char* x = <const char*>call.x.buf + n * xs[0] + g * t.C * xs[1]
+    cdef char* y = <char*>call.y.buf + n * ys[0] + (g * t.K + k0) * ys[1] + t.y_h * ys[2] + t.y_w * ys[3]
+    y += p0 * y_row + q0 * y_step
     if whole:
         out, ld = <summand*>y, ys[1] // item
-        positions = find_rows(rows, columns, lanes, t.pitch, ys[2] // item, at)
+        positions = find_rows(rows, columns, lanes, t.pitch, y_row // item, at)
     else:
         out, ld = sums, t.run
         positions = find_run((rows - 1) * t.pitch + columns, lanes, at)
@@ -274,7 +308,7 @@ cdef void forward_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, const c
     c0 = 0
     while c0 < t.C:
         channels = min(t.block_c, t.C - c0)
-        load_block(x + n * xs[0] + (g * t.C + c0) * xs[1], xs[1], xs[2], xs[3], t, cval, channels, p0, q0, rows, columns,
+        load_block(x + c0 * xs[1], xs[1], xs[2], xs[3], t, (<const summand*>call.cval)[0], channels, p0, q0, rows, columns,
                    block)
         if careful:
             load_block(<const char*>&one, 0, 0, 0, t, <summand>0, channels, p0, q0, rows, columns, inside)
@@ -296,38 +330,11 @@ cdef void forward_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, const c
         return
     for k in range(filters):
         for p in range(rows):
-            if ys[3] == item:
-                copy(<const summand*>(sums + k * ld + p * t.pitch), 1, columns, <summand*>(y + k * ys[1] + p * ys[2]))
+            if y_step == item:
+                copy(<const summand*>(sums + k * ld + p * t.pitch), 1, columns, <summand*>(y + k * ys[1] + p * y_row))
             else:
                 for q in range(columns):
-                    (<summand*>(y + k * ys[1] + p * ys[2] + q * ys[3]))[0] = sums[k * ld + p * t.pitch + q]
-
-
-cdef Py_ssize_t block_count(const Task* t, Py_ssize_t N) noexcept nogil:
-    return N * t.groups * ((t.P + t.block_p - 1) // t.block_p) * ((t.Q + t.block_q - 1) // t.block_q)
-
-
-cdef Py_ssize_t part_count(const Task* t, Py_ssize_t units, int workers) noexcept nogil:
-    """Parts of the filters, so that workers have something to do: what is cut by their number isn't a sum."""
-    return t.parts if workers == 1 else max(t.parts, min((4 * workers + units - 1) // units, tile_count(t)))
-
-
-cdef void any_unit(Py_ssize_t unit, const Task* tasks, int workers, Py_ssize_t N, const char* x, const Py_ssize_t* xs,
-                   summand cval, const summand* w, const summand* bias, char* y, const Py_ssize_t* ys, bint finite,
-                   char* scratch) noexcept nogil:
-    """A unit of one of several problems."""
-    cdef const Task* t = tasks
-    cdef Py_ssize_t parts = part_count(t, block_count(t, N), workers), units = block_count(t, N) * parts
-    cdef Py_ssize_t[4] strides
-    while unit >= units:
-        unit -= units
-        w += packed_elements(t)
-        t += 1
-        parts = part_count(t, block_count(t, N), workers)
-        units = block_count(t, N) * parts
-    strides[0], strides[1], strides[2], strides[3] = ys[0], ys[1], ys[2] * t.y_sh, ys[3] * t.y_sw
-    forward_unit(unit, t, parts, x, xs, cval, w, bias, y + t.y_h * ys[2] + t.y_w * ys[3], strides, t.turned and not finite,
-                 scratch)
+                    (<summand*>(y + k * ys[1] + p * y_row + q * y_step))[0] = sums[k * ld + p * t.pitch + q]
 
 
 cdef Py_ssize_t find_dots(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes, Py_ssize_t samples, Py_ssize_t x_sample,
@@ -346,12 +353,15 @@ cdef Py_ssize_t find_dots(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes,
     return count
 
 
-cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, Py_ssize_t N, Py_ssize_t pieces, const char* x,
-                      const Py_ssize_t* xs, summand cval, const char* dy, const Py_ssize_t* ys, summand* dw,
-                      char* scratch) noexcept nogil:
+cdef void weight_unit(const Call* call, Py_ssize_t unit, summand* scratch) noexcept nogil:
     """dw of a part of the filters and a block of channels, summed over the samples of one piece."""
+    cdef const Task* t = call.tasks
+    cdef const Py_ssize_t* xs = call.x.strides
+    cdef const Py_ssize_t* ys = call.y.strides
+    cdef Py_ssize_t N = call.x.shape[0], pieces = call.dw.shape[0]
     cdef Py_ssize_t item = sizeof(summand), lanes = VECTOR_BYTES // item, tiles = tile_count(t)
     cdef Py_ssize_t c_blocks = (t.C + t.block_c - 1) // t.block_c, q_blocks = (t.Q + t.block_q - 1) // t.block_q
+    cdef Py_ssize_t parts = part_count(t, pieces * t.groups * c_blocks, call.workers)
     cdef Py_ssize_t c0 = unit % c_blocks * t.block_c, rest = unit // c_blocks
     cdef Py_ssize_t part = rest % parts, g = rest // parts % t.groups, piece = rest // parts // t.groups
     cdef Py_ssize_t first = part * tiles // parts, last = (part + 1) * tiles // parts
@@ -360,11 +370,15 @@ cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, Py_ssize
     cdef Py_ssize_t length = (t.block_q + lanes - 1) // lanes * lanes
     cdef Py_ssize_t x_sample = t.block_c * t.phases_h * t.phases_w * t.slots * t.pitch
     cdef Py_ssize_t i, j, k, m, n, p, q, p0, q0, rows, columns, samples, tap, size, width, ld, row, y_sample, whole, places
-    cdef summand* block = <summand*>scratch
+    cdef summand* block = scratch
     cdef summand* dot = block + t.block
     cdef summand* mask = dot + filters * (taps + DIRECT_MOST) * lanes
     cdef summand* copied = mask + lanes
     cdef ptrdiff_t* at = <ptrdiff_t*>(copied + filters * t.bunch * t.block_p * length)
+    cdef summand* dw = <summand*>call.dw.buf + piece * t.groups * t.K * t.C * t.R * t.S
+    cdef const char* x = <const char*>call.x.buf + (g * t.C + c0) * xs[1]
+    cdef const char* dy = <const char*>call.y.buf + (g * t.K + k0) * ys[1]
+    cdef summand cval = (<const summand*>call.cval)[0]
     cdef summand* sums
     cdef const char* start
     cdef const summand* gradient
@@ -377,9 +391,9 @@ cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, Py_ssize
             p0, q0 = i // q_blocks * t.block_p, i % q_blocks * t.block_q
             rows, columns = min(t.block_p, t.P - p0), min(t.block_q, t.Q - q0)
             for m in range(samples):
-                load_block(x + (n + m) * xs[0] + (g * t.C + c0) * xs[1], xs[1], xs[2], xs[3], t, cval, channels, p0, q0,
-                           rows, columns, block + m * x_sample)
-            start = dy + n * ys[0] + (g * t.K + k0) * ys[1] + p0 * ys[2] + q0 * ys[3]
+                load_block(x + (n + m) * xs[0], xs[1], xs[2], xs[3], t, cval, channels, p0, q0, rows, columns,
+                           block + m * x_sample)
+            start = dy + n * ys[0] + p0 * ys[2] + q0 * ys[3]
             gradient, y_sample, ld, row = <const summand*>start, ys[0] // item, ys[1] // item, ys[2] // item
             if ys[3] != item or columns < lanes:
                 gradient, y_sample, ld, row = copied, t.block_p * length, t.bunch * t.block_p * length, length
@@ -406,7 +420,6 @@ cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, Py_ssize
                     tap += width
         n += samples
     sums = dot
-    dw += piece * t.groups * t.K * t.C * t.R * t.S
     for j in range(first, last):
         size = t.K * (j + 1) // tiles - t.K * j // tiles
         width = DIRECT_U(<int>size)
@@ -424,20 +437,11 @@ cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t parts, Py_ssize
 
 cdef void weight_grad(const Task* t, const Py_buffer* b, summand cval, Py_ssize_t worker_bytes, int workers) noexcept nogil:
     """b: x, dy, dw, scratch."""
-    cdef Py_ssize_t pieces = b[2].shape[0], N = b[0].shape[0]
-    cdef const char* x = <const char*>b[0].buf
-    cdef const char* dy = <const char*>b[1].buf
-    cdef summand* dw = <summand*>b[2].buf
-    cdef char* scratch = <char*>b[3].buf
-    cdef Py_ssize_t unit, parts = t.parts, units = pieces * t.groups * ((t.C + t.block_c - 1) // t.block_c)
-    if workers == 1:
-        for unit in range(units * parts):
-            weight_unit(unit, t, parts, N, pieces, x, b[0].strides, cval, dy, b[1].strides, dw, scratch)
-    else:
-        parts = part_count(t, units, workers)
-        for unit in prange(units * parts, num_threads=workers, schedule="static"):
-            weight_unit(unit, t, parts, N, pieces, x, b[0].strides, cval, dy, b[1].strides, dw,
-                        scratch + threadid() * worker_bytes)
+    cdef Call call
+    cdef Py_ssize_t units = b[2].shape[0] * t.groups * ((t.C + t.block_c - 1) // t.block_c)
+    call.tasks, call.workers, call.x, call.y, call.dw, call.cval = t, workers, &b[0], &b[1], &b[2], &cval
+    share(<unit_function>weight_unit[summand], &call, units * part_count(t, units, workers), <char*>b[3].buf,
+          worker_bytes, workers)
 
 
 cdef void pack(const Task* t, const char* w, const Py_ssize_t* ws, summand* out) noexcept nogil:
@@ -490,25 +494,19 @@ cdef bint pack_parts(const Task* tasks, Py_ssize_t count, const char* w, const P
 cdef void forward_parts(Prepared self, const Py_buffer* b, summand cval, bint packed, bint finite, Py_ssize_t worker_bytes,
                         int workers) noexcept nogil:
     """b: x, w, bias, y, scratch."""
+    cdef Call call
     cdef Py_ssize_t i, blocks, units = 0
     cdef char* scratch = <char*>b[4].buf
-    cdef summand* w = <summand*>b[1].buf
-    cdef const summand* bias = <const summand*>b[2].buf if b[2].shape[0] else NULL
+    call.tasks, call.workers, call.x, call.y, call.cval = self.tasks, workers, &b[0], &b[3], &cval
+    call.w, call.bias, call.finite = b[1].buf, b[2].buf if b[2].shape[0] else NULL, finite
     if not packed:
-        w = <summand*>scratch
+        call.w = scratch
+        call.finite = pack_parts(self.tasks, self.count, <const char*>b[1].buf, b[1].strides, <summand*>scratch)
         scratch += (self.packed * sizeof(summand) + 63) // 64 * 64
-        finite = pack_parts(self.tasks, self.count, <const char*>b[1].buf, b[1].strides, w)
     for i in range(self.count):
         blocks = block_count(&self.tasks[i], b[0].shape[0])
         units += blocks * part_count(&self.tasks[i], blocks, workers)
-    if workers == 1:
-        for i in range(units):
-            any_unit(i, self.tasks, 1, b[0].shape[0], <const char*>b[0].buf, b[0].strides, cval, <const summand*>w, bias,
-                     <char*>b[3].buf, b[3].strides, finite, scratch)
-    else:
-        for i in prange(units, num_threads=workers, schedule="static"):
-            any_unit(i, self.tasks, workers, b[0].shape[0], <const char*>b[0].buf, b[0].strides, cval, <const summand*>w,
-                     bias, <char*>b[3].buf, b[3].strides, finite, scratch + threadid() * worker_bytes)
+    share(<unit_function>forward_unit[summand], &call, units, scratch, worker_bytes, workers)
 
 
 cdef class Prepared:

@@ -24,13 +24,14 @@ Which place holds which pixel is said by index vectors: `Places` along one axis,
 phase. In an image -1 is the constant and -2 zero; in a result a negative place is not kept. The columns between `begin`
 and `end` count up by one.
 
-Each worker has `worker_bytes` of scratch, 64-byte aligned; workers == 1 never enters a parallel region.
+Each worker has `worker_bytes` of scratch, 64-byte aligned.
 """
 
-from cython.parallel cimport prange, threadid
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy, memset
+
+from fastconv._kernels.team cimport share, unit_function
 
 ctypedef fused real:
     float
@@ -69,7 +70,15 @@ cdef struct Axis:
     Py_ssize_t n, passes
     const int64_t* radices
     const void* twiddles
-    Places source, result, taps
+
+
+cdef struct Plane:  # one operand: its pixels, and which of them is where in a tile
+    void* first
+    Py_ssize_t channels  # of a group
+    Py_ssize_t sn, sc, sh, sw  # strides in elements
+    double beyond  # stands where an index is -1
+    Places rows, columns
+    Py_ssize_t pitch  # elements from one block of rows of a tile to the next
 
 
 cdef struct Task:
@@ -78,12 +87,13 @@ cdef struct Task:
     Py_ssize_t sources, results  # with their phases
     Py_ssize_t chunk  # units at a time
     Py_ssize_t halves_down, halves_across, units_down, units_across  # halves of a unit; units of a sample
-    Py_ssize_t pitch, sums_pitch  # elements from one block of rows to the next, of tiles of sources and of results
     bint in_place  # one source, result and unit
-
-
-cdef struct Plane:
-    Py_ssize_t sn, sc, sh, sw  # strides in elements
+    Plane x, y, w  # sources, results (or dy), filters (or their gradient)
+    Py_ssize_t N, K  # samples; filters of a group
+    Py_ssize_t pieces, part  # of the weight gradient; elements from one piece, or one group of filters, to the next
+    bint of_sources  # phases of taps count with sources
+    void* spectra
+    const void* bias
 
 
 cdef inline Py_ssize_t lanes_of(const real* _) noexcept nogil:
@@ -97,6 +107,11 @@ cdef inline Py_ssize_t odd(Py_ssize_t n) noexcept nogil:
 cdef inline Py_ssize_t spectra_size(const Task* t) noexcept nogil:
     """Elements of one group's filters."""
     return t.rows.n * t.columns.n * 2 * odd(t.results * t.sources)
+
+
+cdef inline Py_ssize_t chunks_of(const Task* t) noexcept nogil:
+    """Of one group's units, those of all samples counted through."""
+    return (t.N * t.units_down * t.units_across + t.chunk - 1) // t.chunk
 
 
 cdef inline void forward(const Axis* a, real* x, real* y, Py_ssize_t stride) noexcept nogil:
@@ -160,13 +175,16 @@ cdef inline const int64_t* run_at(const Places* p, Py_ssize_t strip, Py_ssize_t 
     return p.runs + (strip * p.phases + phase) * 2
 
 
-cdef void load(const real* x, const Plane* plane, real beyond, const Places* rows, const Places* columns,
-               Py_ssize_t down, Py_ssize_t across, Py_ssize_t phase, real* tile, Py_ssize_t pitch) noexcept nogil:
+cdef void load(const real* x, const Plane* plane, Py_ssize_t down, Py_ssize_t across, Py_ssize_t phase, real* tile,
+               Py_ssize_t pitch) noexcept nogil:
     """One part of a tile: the pixels of strips `down` and `across`, `phase` counting along both axes."""
     cdef Py_ssize_t L = lanes_of(x), i, j, l, h, w
+    cdef const Places* rows = &plane.rows
+    cdef const Places* columns = &plane.columns
     cdef const int64_t* row_at = places_at(rows, down, phase // columns.phases)
     cdef const int64_t* column_at = places_at(columns, across, phase % columns.phases)
     cdef const int64_t* run = run_at(columns, across, phase % columns.phases)
+    cdef real beyond = <real>plane.beyond
     cdef const real* row
     cdef const real* ahead
     cdef real* out
@@ -193,10 +211,12 @@ cdef void load(const real* x, const Plane* plane, real beyond, const Places* row
             j += L
 
 
-cdef void store(const real* tile, Py_ssize_t pitch, real scale, real start, const Places* rows, const Places* columns,
-                Py_ssize_t down, Py_ssize_t across, Py_ssize_t phase, real* y, const Plane* plane) noexcept nogil:
+cdef void store(const real* tile, Py_ssize_t pitch, real scale, real start, Py_ssize_t down, Py_ssize_t across,
+                Py_ssize_t phase, real* y, const Plane* plane) noexcept nogil:
     """One part of a tile to the pixels of strips `down` and `across`: y = tile * scale + start."""
     cdef Py_ssize_t L = lanes_of(tile), i, j, l
+    cdef const Places* rows = &plane.rows
+    cdef const Places* columns = &plane.columns
     cdef const int64_t* row_at = places_at(rows, down, phase // columns.phases)
     cdef const int64_t* column_at = places_at(columns, across, phase % columns.phases)
     cdef const int64_t* run = run_at(columns, across, phase % columns.phases)
@@ -232,22 +252,21 @@ cdef void columns_forward(const Task* t, real* tile, Py_ssize_t pitch, Py_ssize_
             turn(<const real*>buffer + i * block, at + i * pitch)
 
 
-cdef void load_units(const Task* t, const real* x, const Plane* plane, real beyond, const Places* rows,
-                     const Places* columns, Py_ssize_t channels, Py_ssize_t first, Py_ssize_t count, real* tiles,
-                     Py_ssize_t pitch, real* buffer) noexcept nogil:
-    """All sources (channels with their phases) of units first..first+count, their columns transformed."""
-    cdef Py_ssize_t units = t.units_down * t.units_across, phases = rows.phases * columns.phases, u, c, phase, down, across
-    cdef const real* at
+cdef void load_units(const Task* t, const Plane* plane, Py_ssize_t group, Py_ssize_t first, Py_ssize_t count, real* tiles,
+                     real* buffer) noexcept nogil:
+    """A group's channels with their phases of units first..first+count, their columns transformed."""
+    cdef Py_ssize_t units = t.units_down * t.units_across, phases = plane.rows.phases * plane.columns.phases
+    cdef Py_ssize_t u, c, phase, down, across
+    cdef const real* x
     for u in range(first, first + count):
         down = u % units // t.units_across * t.halves_down
         across = u % t.units_across * t.halves_across
-        for c in range(channels):
-            at = x + u // units * plane.sn + c * plane.sc
+        for c in range(group * plane.channels, (group + 1) * plane.channels):
+            x = <const real*>plane.first + u // units * plane.sn + c * plane.sc
             for phase in range(phases):
-                load(at, plane, beyond, rows, columns, down, across, phase, tiles, pitch)
-                load(at, plane, beyond, rows, columns, down + t.halves_down - 1, across + t.halves_across - 1, phase,
-                     tiles + lanes_of(x), pitch)
-                columns_forward(t, tiles, pitch, t.columns.n, buffer)
+                load(x, plane, down, across, phase, tiles, plane.pitch)
+                load(x, plane, down + t.halves_down - 1, across + t.halves_across - 1, phase, tiles + lanes_of(x), plane.pitch)
+                columns_forward(t, tiles, plane.pitch, t.columns.n, buffer)
                 tiles += t.columns.n * 2 * lanes_of(x)
 
 
@@ -267,153 +286,99 @@ cdef void columns_back(const Task* t, real* tile, Py_ssize_t pitch, Py_ssize_t k
 # --- filters -----------------------------------------------------------------------------------------------------------
 
 
-cdef void filter_unit(const Task* t, const real* w, Py_ssize_t group, const Plane* ws, Py_ssize_t K, Py_ssize_t C,
-                      bint of_sources, Py_ssize_t unit, real* spectra, real* tile) noexcept nogil:
+cdef void filter_unit(const Task* t, Py_ssize_t unit, real* tile) noexcept nogil:
     """The spectra of one channel of a filter, one for each phase of its taps, which counts with sources or results."""
-    cdef Py_ssize_t L = lanes_of(w), row = t.columns.n * 2 * L, phases = t.rows.taps.phases * t.columns.taps.phases
-    cdef Py_ssize_t c = unit % C, k = unit // C % K, g = unit // C // K, blocks = t.rows.n // L
+    cdef Py_ssize_t L = lanes_of(tile), row = t.columns.n * 2 * L, phases = t.w.rows.phases * t.w.columns.phases
+    cdef Py_ssize_t C = t.w.channels, c = unit % C, k = unit // C % t.K, g = unit // C // t.K, blocks = t.rows.n // L
     cdef Py_ssize_t pitch = row + LINE // sizeof(real)  # of the one tile
     cdef Py_ssize_t apart = odd(t.results * t.sources) * 2 * L, phase, i, j
-    spectra += g * spectra_size(t)
+    cdef const real* w = <const real*>t.w.first + g * t.part + k * t.w.sn + c * t.w.sc
+    cdef real* spectra = <real*>t.spectra + g * spectra_size(t)
     for phase in range(phases):
         memset(tile, 0, blocks * pitch * sizeof(real))
-        load(w + g * group + k * ws.sn + c * ws.sc, ws, <real>0, &t.rows.taps, &t.columns.taps, 0, 0, phase, tile, pitch)
-        columns_forward(t, tile, pitch, t.columns.taps.length, tile + blocks * pitch)
-        i = k * t.sources + c * phases + phase if of_sources else (k * phases + phase) * t.sources + c
+        load(w, &t.w, 0, 0, phase, tile, pitch)
+        columns_forward(t, tile, pitch, t.w.columns.length, tile + blocks * pitch)
+        i = k * t.sources + c * phases + phase if t.of_sources else (k * phases + phase) * t.sources + c
         for j in range(blocks):
             forward(&t.columns, tile + j * pitch, spectra + j * t.columns.n * apart + i * 2 * L, apart)
-
-
-cdef void filters(Task t, const real* w, Py_ssize_t group, Plane ws, Py_ssize_t K, Py_ssize_t C, bint of_sources,
-                  real* spectra, char* memory, Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t unit
-    if workers == 1:
-        for unit in range(t.groups * K * C):
-            filter_unit(&t, w, group, &ws, K, C, of_sources, unit, spectra, <real*>memory)
-    else:
-        for unit in prange(t.groups * K * C, num_threads=workers, schedule="static"):
-            filter_unit(&t, w, group, &ws, K, C, of_sources, unit, spectra, <real*>(memory + threadid() * worker_bytes))
 
 
 # --- forward and input gradient ----------------------------------------------------------------------------------------
 
 
-cdef void correlate_chunk(const Task* t, const real* x, const Plane* xs, real beyond, const real* spectra,
-                          const real* bias, real* y, const Plane* ys, Py_ssize_t N, Py_ssize_t number,
-                          real* tiles) noexcept nogil:
-    """A chunk of one group's units, those of all samples counted through."""
-    cdef Py_ssize_t L = lanes_of(x), row = t.columns.n * 2 * L, blocks = t.rows.n // L
-    cdef Py_ssize_t units = t.units_down * t.units_across, chunks = (N * units + t.chunk - 1) // t.chunk
-    cdef Py_ssize_t group = number // chunks, first = number % chunks * t.chunk, count = min(t.chunk, N * units - first)
-    cdef Py_ssize_t slots = count * t.sources, kept = count * t.results
-    cdef Py_ssize_t channels = t.sources // (t.rows.source.phases * t.columns.source.phases)
-    cdef Py_ssize_t phases = t.rows.result.phases * t.columns.result.phases
-    cdef Py_ssize_t i, j, u, k, down, across, half
-    cdef real* results = tiles if t.in_place else tiles + blocks * t.pitch
-    cdef real* buffer = results + blocks * t.sums_pitch
+cdef void correlate_unit(const Task* t, Py_ssize_t unit, real* tiles) noexcept nogil:
+    """A chunk of one group's units."""
+    cdef Py_ssize_t L = lanes_of(tiles), row = t.columns.n * 2 * L, blocks = t.rows.n // L
+    cdef Py_ssize_t units = t.units_down * t.units_across, group = unit // chunks_of(t), first = unit % chunks_of(t) * t.chunk
+    cdef Py_ssize_t count = min(t.chunk, t.N * units - first), slots = count * t.sources, kept = count * t.results
+    cdef Py_ssize_t phases = t.y.rows.phases * t.y.columns.phases, i, j, u, k, down, across, half
+    cdef const real* spectra = <const real*>t.spectra + group * spectra_size(t)
+    cdef const real* bias = <const real*>t.bias
+    cdef real* results = tiles if t.in_place else tiles + blocks * t.x.pitch
+    cdef real* buffer = results + blocks * t.y.pitch
     cdef real* x_rows = buffer + t.rows.n * 2 * L
     cdef real* sums = x_rows + odd(t.chunk * t.sources) * row
     cdef real* result
     cdef real scale = (<real>1) / (t.rows.n * t.columns.n)
-    spectra += group * spectra_size(t)
-    load_units(t, x + group * channels * xs.sc, xs, beyond, &t.rows.source, &t.columns.source, channels, first, count,
-               tiles, t.pitch, buffer)
+    load_units(t, &t.x, group, first, count, tiles, buffer)
     for j in range(blocks):
         if t.in_place:
-            x_rows = sums = tiles + j * t.pitch
+            x_rows = sums = tiles + j * t.x.pitch
         for i in range(slots):
-            forward(&t.columns, tiles + j * t.pitch + i * row, x_rows + i * 2 * L, odd(slots) * 2 * L)
+            forward(&t.columns, tiles + j * t.x.pitch + i * row, x_rows + i * 2 * L, odd(slots) * 2 * L)
         products(t.columns.n, count, t.results, t.sources, <const real*>x_rows, spectra + j * row * odd(t.results * t.sources),
                  sums)
         for i in range(kept):
-            back(&t.columns, <const real*>sums + i * 2 * L, odd(kept) * 2 * L, results + j * t.sums_pitch + i * row)
+            back(&t.columns, <const real*>sums + i * 2 * L, odd(kept) * 2 * L, results + j * t.y.pitch + i * row)
     for i in range(kept):
         u, k = first + i // t.results, group * t.results + i % t.results
         result = results + i * row
-        columns_back(t, result, t.sums_pitch, t.columns.result.length, buffer)
+        columns_back(t, result, t.y.pitch, t.y.columns.length, buffer)
         for half in range(2):
             down = u % units // t.units_across * t.halves_down + half * (t.halves_down - 1)
             across = u % t.units_across * t.halves_across + half * (t.halves_across - 1)
-            store(<const real*>result + half * L, t.sums_pitch, scale, bias[k // phases] if bias != NULL else 0,
-                  &t.rows.result, &t.columns.result, down, across, k % phases,
-                  y + u // units * ys.sn + k // phases * ys.sc, ys)
-
-
-cdef void correlate(Task t, const real* x, Plane xs, real beyond, const real* spectra, const real* bias, real* y,
-                    Plane ys, Py_ssize_t N, char* memory, Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t i, chunks = t.groups * ((N * t.units_down * t.units_across + t.chunk - 1) // t.chunk)
-    if workers == 1:
-        for i in range(chunks):
-            correlate_chunk(&t, x, &xs, beyond, spectra, bias, y, &ys, N, i, <real*>memory)
-    else:
-        for i in prange(chunks, num_threads=workers, schedule="static"):
-            correlate_chunk(&t, x, &xs, beyond, spectra, bias, y, &ys, N, i, <real*>(memory + threadid() * worker_bytes))
+            store(<const real*>result + half * L, t.y.pitch, scale, bias[k // phases] if bias != NULL else 0, down, across,
+                  k % phases, <real*>t.y.first + u // units * t.y.sn + k // phases * t.y.sc, &t.y)
 
 
 # --- weight gradient ---------------------------------------------------------------------------------------------------
 
 
-cdef void weight_piece(const Task* t, const real* x, const Plane* xs, real beyond, const real* dy, const Plane* dys,
-                       real* dw, Py_ssize_t part, const Plane* ws, Py_ssize_t N, Py_ssize_t pieces,
-                       Py_ssize_t number, real* sums) noexcept nogil:
+cdef void weight_unit(const Task* t, Py_ssize_t number, real* sums) noexcept nogil:
     """dw of one group by one piece: an equal share of the units of all samples."""
-    cdef Py_ssize_t L = lanes_of(x), row = t.columns.n * 2 * L, blocks = t.rows.n // L
+    cdef Py_ssize_t L = lanes_of(sums), row = t.columns.n * 2 * L, blocks = t.rows.n // L
     cdef Py_ssize_t all = t.results * t.sources, apart = odd(all) * 2 * L, block = t.columns.n * apart
-    cdef Py_ssize_t phases = t.rows.source.phases * t.columns.source.phases, channels = t.sources // phases
-    cdef Py_ssize_t units = N * t.units_down * t.units_across, piece = number % pieces, group = number // pieces
-    cdef Py_ssize_t first = units * piece // pieces, last = units * (piece + 1) // pieces, unit = first, count, i, j
+    cdef Py_ssize_t phases = t.w.rows.phases * t.w.columns.phases, units = t.N * t.units_down * t.units_across
+    cdef Py_ssize_t piece = number % t.pieces, group = number // t.pieces
+    cdef Py_ssize_t first = units * piece // t.pieces, last = units * (piece + 1) // t.pieces, unit = first, count, i, j
+    cdef real* dw = <real*>t.w.first + piece * t.part + group * t.results * t.w.sn
     cdef real* tiles = sums + blocks * block
-    cdef real* dy_tiles = tiles + blocks * t.pitch
-    cdef real* buffer = dy_tiles + blocks * t.sums_pitch
+    cdef real* dy_tiles = tiles + blocks * t.x.pitch
+    cdef real* buffer = dy_tiles + blocks * t.y.pitch
     cdef real* x_rows = buffer + t.rows.n * 2 * L
     cdef real* dy_rows = x_rows + odd(t.chunk * t.sources) * row
     cdef real scale = (<real>1) / (t.rows.n * t.columns.n)
-    x += group * channels * xs.sc
-    dy += group * t.results * dys.sc
-    dw += piece * part + group * t.results * ws.sn
     while unit < last:
         count = min(t.chunk, last - unit)
-        load_units(t, x, xs, beyond, &t.rows.source, &t.columns.source, channels, unit, count, tiles,
-                   t.pitch, buffer)
-        load_units(t, dy, dys, <real>0, &t.rows.result, &t.columns.result, t.results, unit, count, dy_tiles,
-                   t.sums_pitch, buffer)
+        load_units(t, &t.x, group, unit, count, tiles, buffer)
+        load_units(t, &t.y, group, unit, count, dy_tiles, buffer)
         for j in range(blocks):
             for i in range(count * t.sources):
-                forward(&t.columns, tiles + j * t.pitch + i * row, x_rows + i * 2 * L, odd(count * t.sources) * 2 * L)
+                forward(&t.columns, tiles + j * t.x.pitch + i * row, x_rows + i * 2 * L, odd(count * t.sources) * 2 * L)
             for i in range(count * t.results):
-                forward(&t.columns, dy_tiles + j * t.sums_pitch + i * row, dy_rows + i * 2 * L,
-                        odd(count * t.results) * 2 * L)
+                forward(&t.columns, dy_tiles + j * t.y.pitch + i * row, dy_rows + i * 2 * L, odd(count * t.results) * 2 * L)
             outer_products(t.columns.n, count, t.results, t.sources, <const real*>x_rows, <const real*>dy_rows,
                            sums + j * block, unit > first)
         unit += count
     for i in range(all):
         for j in range(blocks):
-            back(&t.columns, <const real*>sums + j * block + i * 2 * L, apart, tiles + j * t.pitch)
-        columns_back(t, tiles, t.pitch, t.columns.taps.length, buffer)
-        store(<const real*>tiles, t.pitch, scale, <real>0, &t.rows.taps, &t.columns.taps, 0, 0, i % t.sources % phases,
-              dw + i // t.sources * ws.sn + i % t.sources // phases * ws.sc, ws)
-
-
-cdef void weight_grad(Task t, const real* x, Plane xs, real beyond, const real* dy, Plane dys, real* dw, Py_ssize_t part,
-                      Plane ws, Py_ssize_t N, Py_ssize_t pieces, char* memory, Py_ssize_t worker_bytes,
-                      int workers) noexcept nogil:
-    cdef Py_ssize_t i
-    if workers == 1:
-        for i in range(t.groups * pieces):
-            weight_piece(&t, x, &xs, beyond, dy, &dys, dw, part, &ws, N, pieces, i, <real*>memory)
-    else:
-        for i in prange(t.groups * pieces, num_threads=workers, schedule="static"):
-            weight_piece(&t, x, &xs, beyond, dy, &dys, dw, part, &ws, N, pieces, i,
-                         <real*>(memory + threadid() * worker_bytes))
+            back(&t.columns, <const real*>sums + j * block + i * 2 * L, apart, tiles + j * t.x.pitch)
+        columns_back(t, tiles, t.x.pitch, t.w.columns.length, buffer)
+        store(<const real*>tiles, t.x.pitch, scale, <real>0, 0, 0, i % t.sources % phases,
+              dw + i // t.sources * t.w.sn + i % t.sources // phases * t.w.sc, &t.w)
 
 
 # --- from Python -------------------------------------------------------------------------------------------------------
-
-
-cdef Plane plane_of(const Py_ssize_t* strides, Py_ssize_t itemsize) noexcept:
-    cdef Plane p
-    p.sn, p.sc, p.sh, p.sw = strides[0] // itemsize, strides[1] // itemsize, strides[2] // itemsize, strides[3] // itemsize
-    return p
 
 
 cdef Places make_places(tuple places) except *:
@@ -426,79 +391,92 @@ cdef Places make_places(tuple places) except *:
 
 
 cdef Axis make_axis(tuple axis) except *:
-    """From (n, radices, twiddles of the kernel's dtype, places of sources, of results, of taps)."""
+    """From (n, radices, twiddles of the kernel's dtype, ...)."""
     cdef const int64_t[::1] radices = axis[1]
     cdef const uint8_t[::1] twiddles = axis[2]
     cdef Axis a
     a.n, a.passes, a.radices, a.twiddles = axis[0], radices.shape[0], &radices[0], &twiddles[0]
-    a.source, a.result, a.taps = make_places(axis[3]), make_places(axis[4]), make_places(axis[5])
     return a
 
 
 cdef Task make_task(tuple axes, tuple sizes) except *:
-    """The axes' arrays must outlive the task."""
+    """axes: of rows and of columns (n, radices, twiddles, places of sources, of results, of taps); they outlive the task."""
     cdef Task t
     t.rows, t.columns = make_axis(axes[0]), make_axis(axes[1])
-    (t.groups, t.sources, t.results, t.chunk, t.halves_down, t.halves_across, t.units_down, t.units_across, t.pitch,
-     t.sums_pitch, t.in_place) = sizes
+    t.x.rows, t.y.rows, t.w.rows = make_places(axes[0][3]), make_places(axes[0][4]), make_places(axes[0][5])
+    t.x.columns, t.y.columns, t.w.columns = make_places(axes[1][3]), make_places(axes[1][4]), make_places(axes[1][5])
+    (t.groups, t.sources, t.results, t.chunk, t.halves_down, t.halves_across, t.units_down, t.units_across, t.x.pitch,
+     t.y.pitch, t.in_place) = sizes
     return t
+
+
+cdef void set_pixels(Plane* p, const void* first, Py_ssize_t channels, const Py_ssize_t* strides, Py_ssize_t itemsize,
+                     double beyond) noexcept:
+    p.first, p.channels, p.beyond = <void*>first, channels, beyond
+    p.sn, p.sc, p.sh, p.sw = strides[0] // itemsize, strides[1] // itemsize, strides[2] // itemsize, strides[3] // itemsize
 
 
 def f32_filters(const float[:, :, :, :, :] w, tuple axes, tuple sizes, bint of_sources, float[::1] spectra,
                 uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
     """Spectra of filters w (groups, results, sources, R, S), whose phases count with the sources or with the results."""
     cdef Task t = make_task(axes, sizes)
-    cdef Plane ws = plane_of(w.strides + 1, 4)
+    set_pixels(&t.w, &w[0, 0, 0, 0, 0], w.shape[2], w.strides + 1, 4, 0)
+    t.K, t.part, t.of_sources, t.spectra = w.shape[1], w.strides[0] // 4, of_sources, &spectra[0]
     with nogil:
-        filters[float](t, &w[0, 0, 0, 0, 0], w.strides[0] // 4, ws, w.shape[1], w.shape[2], of_sources, &spectra[0],
-                     <char*>&scratch[0], worker_bytes, workers)
-
-
-def f64_filters(const double[:, :, :, :, :] w, tuple axes, tuple sizes, bint of_sources, double[::1] spectra,
-                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """Spectra of filters w (groups, results, sources, R, S), whose phases count with the sources or with the results."""
-    cdef Task t = make_task(axes, sizes)
-    cdef Plane ws = plane_of(w.strides + 1, 8)
-    with nogil:
-        filters[double](t, &w[0, 0, 0, 0, 0], w.strides[0] // 8, ws, w.shape[1], w.shape[2], of_sources, &spectra[0],
-                     <char*>&scratch[0], worker_bytes, workers)
+        share(<unit_function>filter_unit[float], &t, t.groups * t.K * t.w.channels, <char*>&scratch[0], worker_bytes, workers)
 
 
 def f32_correlate(const float[:, :, :, :] x, const float[::1] spectra, const float[::1] bias, float[:, :, :, :] y, float beyond,
                   tuple axes, tuple sizes, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
     """y (N, K, P, Q) from x (N, C, H, W) and the spectra of each group."""
     cdef Task t = make_task(axes, sizes)
-    cdef Plane xs = plane_of(x.strides, 4), ys = plane_of(y.strides, 4)
+    set_pixels(&t.x, &x[0, 0, 0, 0], x.shape[1] // t.groups, x.strides, 4, beyond)
+    set_pixels(&t.y, &y[0, 0, 0, 0], y.shape[1] // t.groups, y.strides, 4, 0)
+    t.N, t.spectra, t.bias = x.shape[0], <void*>&spectra[0], &bias[0] if bias.shape[0] else NULL
     with nogil:
-        correlate[float](t, &x[0, 0, 0, 0], xs, beyond, &spectra[0], &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0],
-                       ys, x.shape[0], <char*>&scratch[0], worker_bytes, workers)
-
-
-def f64_correlate(const double[:, :, :, :] x, const double[::1] spectra, const double[::1] bias, double[:, :, :, :] y, double beyond,
-                  tuple axes, tuple sizes, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """y (N, K, P, Q) from x (N, C, H, W) and the spectra of each group."""
-    cdef Task t = make_task(axes, sizes)
-    cdef Plane xs = plane_of(x.strides, 8), ys = plane_of(y.strides, 8)
-    with nogil:
-        correlate[double](t, &x[0, 0, 0, 0], xs, beyond, &spectra[0], &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0],
-                       ys, x.shape[0], <char*>&scratch[0], worker_bytes, workers)
+        share(<unit_function>correlate_unit[float], &t, t.groups * chunks_of(&t), <char*>&scratch[0], worker_bytes, workers)
 
 
 def f32_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float[:, :, :, :, ::1] parts, float beyond, tuple axes,
                     tuple sizes, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
     """parts (pieces, K, C / groups, R, S), to be added up."""
     cdef Task t = make_task(axes, sizes)
-    cdef Plane xs = plane_of(x.strides, 4), dys = plane_of(dy.strides, 4), ws = plane_of(parts.strides + 1, 4)
+    set_pixels(&t.x, &x[0, 0, 0, 0], x.shape[1] // t.groups, x.strides, 4, beyond)
+    set_pixels(&t.y, &dy[0, 0, 0, 0], dy.shape[1] // t.groups, dy.strides, 4, 0)
+    set_pixels(&t.w, &parts[0, 0, 0, 0, 0], parts.shape[2], parts.strides + 1, 4, 0)
+    t.N, t.pieces, t.part = x.shape[0], parts.shape[0], parts.strides[0] // 4
     with nogil:
-        weight_grad[float](t, &x[0, 0, 0, 0], xs, beyond, &dy[0, 0, 0, 0], dys, &parts[0, 0, 0, 0, 0],
-                         parts.strides[0] // 4, ws, x.shape[0], parts.shape[0], <char*>&scratch[0], worker_bytes, workers)
+        share(<unit_function>weight_unit[float], &t, t.groups * t.pieces, <char*>&scratch[0], worker_bytes, workers)
+
+
+def f64_filters(const double[:, :, :, :, :] w, tuple axes, tuple sizes, bint of_sources, double[::1] spectra,
+                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """Spectra of filters w (groups, results, sources, R, S), whose phases count with the sources or with the results."""
+    cdef Task t = make_task(axes, sizes)
+    set_pixels(&t.w, &w[0, 0, 0, 0, 0], w.shape[2], w.strides + 1, 8, 0)
+    t.K, t.part, t.of_sources, t.spectra = w.shape[1], w.strides[0] // 8, of_sources, &spectra[0]
+    with nogil:
+        share(<unit_function>filter_unit[double], &t, t.groups * t.K * t.w.channels, <char*>&scratch[0], worker_bytes, workers)
+
+
+def f64_correlate(const double[:, :, :, :] x, const double[::1] spectra, const double[::1] bias, double[:, :, :, :] y, double beyond,
+                  tuple axes, tuple sizes, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    """y (N, K, P, Q) from x (N, C, H, W) and the spectra of each group."""
+    cdef Task t = make_task(axes, sizes)
+    set_pixels(&t.x, &x[0, 0, 0, 0], x.shape[1] // t.groups, x.strides, 8, beyond)
+    set_pixels(&t.y, &y[0, 0, 0, 0], y.shape[1] // t.groups, y.strides, 8, 0)
+    t.N, t.spectra, t.bias = x.shape[0], <void*>&spectra[0], &bias[0] if bias.shape[0] else NULL
+    with nogil:
+        share(<unit_function>correlate_unit[double], &t, t.groups * chunks_of(&t), <char*>&scratch[0], worker_bytes, workers)
 
 
 def f64_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy, double[:, :, :, :, ::1] parts, double beyond, tuple axes,
                     tuple sizes, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
     """parts (pieces, K, C / groups, R, S), to be added up."""
     cdef Task t = make_task(axes, sizes)
-    cdef Plane xs = plane_of(x.strides, 8), dys = plane_of(dy.strides, 8), ws = plane_of(parts.strides + 1, 8)
+    set_pixels(&t.x, &x[0, 0, 0, 0], x.shape[1] // t.groups, x.strides, 8, beyond)
+    set_pixels(&t.y, &dy[0, 0, 0, 0], dy.shape[1] // t.groups, dy.strides, 8, 0)
+    set_pixels(&t.w, &parts[0, 0, 0, 0, 0], parts.shape[2], parts.strides + 1, 8, 0)
+    t.N, t.pieces, t.part = x.shape[0], parts.shape[0], parts.strides[0] // 8
     with nogil:
-        weight_grad[double](t, &x[0, 0, 0, 0], xs, beyond, &dy[0, 0, 0, 0], dys, &parts[0, 0, 0, 0, 0],
-                         parts.strides[0] // 8, ws, x.shape[0], parts.shape[0], <char*>&scratch[0], worker_bytes, workers)
+        share(<unit_function>weight_unit[double], &t, t.groups * t.pieces, <char*>&scratch[0], worker_bytes, workers)

@@ -26,13 +26,13 @@ Which operand is A and which is B is the caller's choice: a product and its tran
 order. Each element of C is summed in depth blocks, which the problem alone settles, so its bytes depend neither on how
 C is cut into units of work nor on the other elements.
 
-Each worker has `worker_bytes` of scratch, 64-byte aligned; workers == 1 never enters a parallel region.
+Each worker has `worker_bytes` of scratch, 64-byte aligned.
 """
 
-from cython.parallel cimport prange, threadid
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from fastconv._kernels.team cimport share, unit_function
 from windows cimport Geometry, gather_windows, scatter_windows, summand
 
 cdef extern from "tiles.h" nogil:
@@ -826,17 +826,24 @@ cdef void multiply(const Matrix* ma, const Matrix* mb, const Output* c, const Cu
 # --- convolution: implicit GEMM --------------------------------------------------------------------
 
 
+cdef struct Strides:  # in elements
+    Py_ssize_t of[5]
+
+
 cdef struct Task:
     Py_ssize_t N, groups, C, K  # channels and filters of one group
     Geometry g
+    void* x  # these three are operands, or the result: in a gradient's place stands the gradient
+    void* w
+    void* y
+    Strides xs, ws, ys
+    const void* bias  # NULL for none
+    const void* cval
     bint patched, channels_last, swapped, between
     bint whole  # blocks of the depth are whole channels, and channels are innermost in them
     Py_ssize_t row_blocks, lane_blocks, lane_parts, patch_bytes
     Cut depths, cut  # of the depth, and of the windows' items
-
-
-cdef struct Strides:  # in elements
-    Py_ssize_t of[5]
+    Py_ssize_t block_p, block_q, block_c, cols_bytes  # of im2col, which has none of the above from `patched` on
 
 
 cdef inline Strides elements(const Py_ssize_t* strides, int n, Py_ssize_t itemsize) noexcept:
@@ -880,9 +887,10 @@ cdef inline Matrix plain(const summand* data, Axis item, Axis depth) noexcept no
     return m
 
 
-cdef Matrix windows_of(const Task* t, const summand* x, const Py_ssize_t* xs, bint deep) noexcept nogil:
+cdef Matrix windows_of(const Task* t, const summand* x, bint deep) noexcept nogil:
     """The windows of one group of x; deep: pixels are the depth, otherwise taps."""
     cdef const Geometry* g = &t.g
+    cdef const Py_ssize_t* xs = &t.xs.of[0]
     cdef Axis taps = taps_axis(t, xs[1], g.dh * xs[2], g.dw * xs[3])
     cdef Axis pixels = pixels_axis(t, xs[0], g.sh * xs[2], g.sw * xs[3])
     cdef Matrix m
@@ -915,7 +923,7 @@ cdef inline Output into(summand* data, Axis row, Axis lane, const summand* bias,
     return c
 
 
-cdef void run_unit(const Task* t, const Matrix* a, const Matrix* b, const Output* c, Py_ssize_t unit, summand cval,
+cdef void run_unit(const Task* t, const Matrix* a, const Matrix* b, const Output* c, Py_ssize_t unit,
                    summand* scratch) noexcept nogil:
     """One of row_blocks * lane_blocks parts of c: whole panels of lanes; rows cut as patches are."""
     cdef Py_ssize_t width = GEMM_VECTORS * VECTOR_BYTES // sizeof(summand)
@@ -925,65 +933,44 @@ cdef void run_unit(const Task* t, const Matrix* a, const Matrix* b, const Output
     if a.patched:
         first, last = cut_at(&t.cut, pieces * i // t.row_blocks), cut_at(&t.cut, pieces * (i + 1) // t.row_blocks)
     multiply(a, b, c, &t.depths, first, last, panels * j // t.lane_blocks * width,
-             min(panels * (j + 1) // t.lane_blocks * width, lanes), t.lane_parts, cval, scratch, t.patch_bytes)
+             min(panels * (j + 1) // t.lane_blocks * width, lanes), t.lane_parts, (<const summand*>t.cval)[0], scratch,
+             t.patch_bytes)
 
 
-cdef void forward_unit(Py_ssize_t unit, const Task* t, const summand* x, const Py_ssize_t* xs, summand cval,
-                       const summand* w, const Py_ssize_t* ws, const summand* bias, summand* y, const Py_ssize_t* ys,
-                       summand* scratch) noexcept nogil:
+cdef void forward_unit(const Task* t, Py_ssize_t unit, summand* scratch) noexcept nogil:
     cdef Py_ssize_t g = unit % t.groups
-    cdef Matrix windows = windows_of(t, x + g * t.C * xs[1], xs, False)
+    cdef const Py_ssize_t* ws = &t.ws.of[0]
+    cdef const Py_ssize_t* ys = &t.ys.of[0]
+    cdef const summand* bias = <const summand*>t.bias
+    cdef Matrix windows = windows_of(t, <const summand*>t.x + g * t.C * t.xs.of[1], False)
     cdef Axis taps = taps_axis(t, ws[2], ws[3], ws[4])
-    cdef Matrix weights = plain(w + g * ws[0], filters_axis(t.K, ws[1]), taps)
+    cdef Matrix weights = plain(<const summand*>t.w + g * ws[0], filters_axis(t.K, ws[1]), taps)
     cdef Axis filters = filters_axis(t.K, ys[1]), pixels = pixels_axis(t, ys[0], ys[2], ys[3])
-    cdef Output out = into(y + g * t.K * ys[1], pixels if t.swapped else filters, filters if t.swapped else pixels,
-                           bias + g * t.K if bias != NULL else NULL, False)
+    cdef Output out = into(<summand*>t.y + g * t.K * ys[1], pixels if t.swapped else filters,
+                           filters if t.swapped else pixels, bias + g * t.K if bias != NULL else NULL, False)
     out.lane_bias, out.between = t.swapped and bias != NULL, t.between
     if t.whole:
         weights.whole, weights.depth = True, taps
     if t.swapped:
-        run_unit(t, &windows, &weights, &out, unit // t.groups, cval, scratch)
+        run_unit(t, &windows, &weights, &out, unit // t.groups, scratch)
     else:
-        run_unit(t, &weights, &windows, &out, unit // t.groups, cval, scratch)
+        run_unit(t, &weights, &windows, &out, unit // t.groups, scratch)
 
 
-cdef void weight_unit(Py_ssize_t unit, const Task* t, const summand* x, const Py_ssize_t* xs, summand cval,
-                      const summand* dy, const Py_ssize_t* ys, summand* dw, const Py_ssize_t* ws,
-                      summand* scratch) noexcept nogil:
+cdef void weight_unit(const Task* t, Py_ssize_t unit, summand* scratch) noexcept nogil:
     cdef Py_ssize_t g = unit % t.groups
-    cdef Matrix windows = windows_of(t, x + g * t.C * xs[1], xs, True)
-    cdef Matrix gradient = plain(dy + g * t.K * ys[1], filters_axis(t.K, ys[1]), pixels_axis(t, ys[0], ys[2], ys[3]))
+    cdef const Py_ssize_t* ws = &t.ws.of[0]
+    cdef const Py_ssize_t* ys = &t.ys.of[0]
+    cdef Matrix windows = windows_of(t, <const summand*>t.x + g * t.C * t.xs.of[1], True)
+    cdef Matrix gradient = plain(<const summand*>t.y + g * t.K * ys[1], filters_axis(t.K, ys[1]),
+                                 pixels_axis(t, ys[0], ys[2], ys[3]))
     cdef Axis filters = filters_axis(t.K, ws[1]), taps = taps_axis(t, ws[2], ws[3], ws[4])
-    cdef Output out = into(dw + g * ws[0], taps if t.swapped else filters, filters if t.swapped else taps,
+    cdef Output out = into(<summand*>t.w + g * ws[0], taps if t.swapped else filters, filters if t.swapped else taps,
                            <const summand*>NULL, False)
     if t.swapped:
-        run_unit(t, &windows, &gradient, &out, unit // t.groups, cval, scratch)
+        run_unit(t, &windows, &gradient, &out, unit // t.groups, scratch)
     else:
-        run_unit(t, &gradient, &windows, &out, unit // t.groups, cval, scratch)
-
-
-cdef void gemm_forward(Task t, const summand* x, const Py_ssize_t* xs, summand cval, const summand* w,
-                       const Py_ssize_t* ws, const summand* bias, summand* y, const Py_ssize_t* ys, char* scratch,
-                       Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t unit, units = t.groups * t.row_blocks * t.lane_blocks
-    if workers == 1:
-        for unit in range(units):
-            forward_unit(unit, &t, x, xs, cval, w, ws, bias, y, ys, <summand*>scratch)
-    else:
-        for unit in prange(units, num_threads=workers, schedule="static"):
-            forward_unit(unit, &t, x, xs, cval, w, ws, bias, y, ys, <summand*>(scratch + threadid() * worker_bytes))
-
-
-cdef void gemm_weight_grad(Task t, const summand* x, const Py_ssize_t* xs, summand cval, const summand* dy,
-                           const Py_ssize_t* ys, summand* dw, const Py_ssize_t* ws, char* scratch,
-                           Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t unit, units = t.groups * t.row_blocks * t.lane_blocks
-    if workers == 1:
-        for unit in range(units):
-            weight_unit(unit, &t, x, xs, cval, dy, ys, dw, ws, <summand*>scratch)
-    else:
-        for unit in prange(units, num_threads=workers, schedule="static"):
-            weight_unit(unit, &t, x, xs, cval, dy, ys, dw, ws, <summand*>(scratch + threadid() * worker_bytes))
+        run_unit(t, &gradient, &windows, &out, unit // t.groups, scratch)
 
 
 cdef Cut cut_of(tuple numbers) except *:
@@ -992,22 +979,42 @@ cdef Cut cut_of(tuple numbers) except *:
     return cut
 
 
-cdef Task gemm_task(Py_ssize_t N, tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns) except *:
+cdef Task make_task(const summand[:, :, :, :] x, const summand[:, :, :, :, :] w, const summand[:, :, :, :] y,
+                    const summand* cval, tuple geometry, const int64_t[::1] rows, const int64_t[::1] columns) except *:
     cdef Task t
-    t.N, t.between = N, False
     (t.groups, t.C, t.K, t.g.H, t.g.W, t.g.R, t.g.S, t.g.P, t.g.Q, t.g.top, t.g.left, t.g.sh, t.g.sw, t.g.dh,
      t.g.dw) = geometry
-    (t.patched, t.channels_last, t.whole, t.swapped, t.row_blocks, t.lane_blocks, t.lane_parts, t.patch_bytes, depths,
-     cut) = blocks
-    t.depths, t.cut = cut_of(depths), cut_of(cut)
     t.g.rows, t.g.columns = &rows[0], &columns[0]
+    t.N, t.cval = x.shape[0], cval
+    t.x, t.w, t.y = <void*>&x[0, 0, 0, 0], <void*>&w[0, 0, 0, 0, 0], <void*>&y[0, 0, 0, 0]
+    t.xs, t.ys = elements(x.strides, 4, sizeof(summand)), elements(y.strides, 4, sizeof(summand))
+    t.ws = elements(w.strides, 5, sizeof(summand))
     return t
 
 
-cdef void zip_plane(const summand* even, Py_ssize_t evens, const summand* odd, Py_ssize_t odds, Py_ssize_t rows,
-                    summand* out, Py_ssize_t step) noexcept nogil:
-    cdef Py_ssize_t row
-    for row in range(rows):
+cdef Py_ssize_t set_blocks(Task* t, tuple blocks) except -1:
+    """The number of units."""
+    (t.patched, t.channels_last, t.whole, t.swapped, t.row_blocks, t.lane_blocks, t.lane_parts, t.patch_bytes, depths,
+     cut) = blocks
+    t.depths, t.cut = cut_of(depths), cut_of(cut)
+    return t.groups * t.row_blocks * t.lane_blocks
+
+
+cdef struct Planes:
+    const void* even
+    const void* odd
+    void* out
+    Py_ssize_t evens, odds, C, rows
+    Strides strides
+
+
+cdef void zip_unit(const Planes* t, Py_ssize_t plane, summand* scratch) noexcept nogil:
+    """One plane of out[..., ::2] = even, out[..., 1::2] = odd; both are dense, and rows of out too."""
+    cdef Py_ssize_t evens = t.evens, odds = t.odds, step = t.strides.of[2], row
+    cdef const summand* even = <const summand*>t.even + plane * t.rows * evens
+    cdef const summand* odd = <const summand*>t.odd + plane * t.rows * odds
+    cdef summand* out = <summand*>t.out + plane // t.C * t.strides.of[0] + plane % t.C * t.strides.of[1]
+    for row in range(t.rows):
         prefetch_to_write(out + (row + 8) * step, (evens + odds) * <Py_ssize_t>sizeof(summand))
         if summand is float:
             f32_zip_row(even + row * evens, evens, odd + row * odds, odds, out + row * step)
@@ -1017,18 +1024,13 @@ cdef void zip_plane(const summand* even, Py_ssize_t evens, const summand* odd, P
             u64_zip_row(even + row * evens, evens, odd + row * odds, odds, out + row * step)
 
 
-cdef void zip_planes(const summand* even, Py_ssize_t evens, const summand* odd, Py_ssize_t odds, const Py_ssize_t* shape,
-                     summand* out, const Py_ssize_t* strides, int workers) noexcept nogil:
-    """out[..., ::2] = even, out[..., 1::2] = odd; both are dense, and rows of out too."""
-    cdef Py_ssize_t plane, C = shape[1], rows = shape[2], planes = shape[0] * shape[1]
-    if workers == 1:
-        for plane in range(planes):
-            zip_plane(even + plane * rows * evens, evens, odd + plane * rows * odds, odds, rows,
-                      out + plane // C * strides[0] + plane % C * strides[1], strides[2])
-    else:
-        for plane in prange(planes, num_threads=workers, schedule="static"):
-            zip_plane(even + plane * rows * evens, evens, odd + plane * rows * odds, odds, rows,
-                      out + plane // C * strides[0] + plane % C * strides[1], strides[2])
+cdef Planes planes_of(const summand[:, :, :, ::1] even, const summand[:, :, :, ::1] odd,
+                      summand[:, :, :, :] out) noexcept:
+    cdef Planes t
+    t.even, t.odd, t.out = &even[0, 0, 0, 0], &odd[0, 0, 0, 0], &out[0, 0, 0, 0]
+    t.evens, t.odds, t.C, t.rows = even.shape[3], odd.shape[3], out.shape[1], out.shape[2]
+    t.strides = elements(out.strides, 4, sizeof(summand))
+    return t
 
 
 cdef void turn(const summand* w, const Py_ssize_t* shape, const Py_ssize_t* ws, summand* out) noexcept nogil:
@@ -1094,17 +1096,11 @@ cdef bint all_finite(const summand* values, const Py_ssize_t* shape, const Py_ss
 # The textbook's form on the same product: a block of windows is written out as a matrix, then multiplied.
 
 
-cdef struct Columns:
-    Py_ssize_t groups, C, K  # channels and filters of one group
-    Py_ssize_t block_p, block_q, block_c
-    Geometry g
-
-
 cdef struct Block:  # a rectangle of output pixels
     Py_ssize_t p0, p1, q0, q1, pixels
 
 
-cdef inline Block pixel_block(Py_ssize_t i, const Columns* t) noexcept nogil:
+cdef inline Block pixel_block(Py_ssize_t i, const Task* t) noexcept nogil:
     cdef Block b
     cdef Py_ssize_t across = blocks_of(t.g.Q, t.block_q)
     b.p0, b.q0 = i // across * t.block_p, i % across * t.block_q
@@ -1113,7 +1109,7 @@ cdef inline Block pixel_block(Py_ssize_t i, const Columns* t) noexcept nogil:
     return b
 
 
-cdef inline Py_ssize_t pixel_blocks(const Columns* t) noexcept nogil:
+cdef inline Py_ssize_t pixel_blocks(const Task* t) noexcept nogil:
     return blocks_of(t.g.P, t.block_p) * blocks_of(t.g.Q, t.block_q)
 
 
@@ -1125,47 +1121,53 @@ cdef inline Axis rectangle(Block b, Py_ssize_t p, Py_ssize_t q) noexcept nogil:
     return a
 
 
-cdef inline Axis window_rows(const Columns* t, Py_ssize_t channels, const Py_ssize_t* ws) noexcept nogil:
+cdef inline Axis window_rows(const Task* t, Py_ssize_t channels) noexcept nogil:
     cdef Axis a
-    set_level(&a, 0, channels, ws[2])
-    set_level(&a, 1, t.g.R, ws[3])
-    set_level(&a, 2, t.g.S, ws[4])
+    set_level(&a, 0, channels, t.ws.of[2])
+    set_level(&a, 1, t.g.R, t.ws.of[3])
+    set_level(&a, 2, t.g.S, t.ws.of[4])
     return a
 
 
-cdef inline Cut depth_cut(Py_ssize_t depth, Py_ssize_t itemsize) noexcept nogil:
-    cdef Cut cut = whole(depth)
-    cut.pieces = blocks_of(depth, GEMM_DEPTH_BYTES // itemsize)
-    return cut
+cdef void columns_product(const Task* t, const Matrix* a, const Matrix* b, const Output* c,
+                          summand* scratch) noexcept nogil:
+    """All of c. The worker's scratch begins with the matrix of windows."""
+    cdef Cut cut = whole(size_of(&a.depth))
+    cut.pieces = blocks_of(cut.units, GEMM_DEPTH_BYTES // sizeof(summand))
+    multiply(a, b, c, &cut, 0, size_of(&c.row), 0, size_of(&c.lane), 1, <summand>0,
+             <summand*>(<char*>scratch + t.cols_bytes), 0)
 
 
-cdef void columns_forward(Py_ssize_t unit, const Columns* t, const summand* x, const Py_ssize_t* xs, summand cval,
-                          const summand* w, const Py_ssize_t* ws, const summand* bias, summand* y, const Py_ssize_t* ys,
-                          summand* cols, summand* scratch) noexcept nogil:
+cdef void columns_forward(const Task* t, Py_ssize_t unit, summand* cols) noexcept nogil:
     """One block of pixels of all filters of one group and sample."""
     cdef Block b = pixel_block(unit % pixel_blocks(t), t)
     cdef Py_ssize_t g = unit // pixel_blocks(t) % t.groups, n = unit // pixel_blocks(t) // t.groups
-    cdef Py_ssize_t depth = t.C * t.g.R * t.g.S
-    cdef Cut cut = depth_cut(depth, sizeof(summand))
-    cdef Matrix weights = plain(w + g * ws[0], filters_axis(t.K, ws[1]), window_rows(t, t.C, ws))
-    cdef Matrix windows = plain(<const summand*>cols, filters_axis(b.pixels, 1), filters_axis(depth, b.pixels))
-    cdef Output out = into(y + n * ys[0] + g * t.K * ys[1] + b.p0 * ys[2] + b.q0 * ys[3], filters_axis(t.K, ys[1]),
-                           rectangle(b, ys[2], ys[3]), bias + g * t.K if bias != NULL else NULL, False)
-    gather_windows(x + n * xs[0] + g * t.C * xs[1], xs[1], xs[2], xs[3], &t.g, cval, 0, t.C, b.p0, b.p1, b.q0, b.q1,
-                   cols, b.pixels)
-    multiply(&weights, &windows, &out, &cut, 0, t.K, 0, b.pixels, 1, cval, scratch, 0)
+    cdef const Py_ssize_t* xs = &t.xs.of[0]
+    cdef const Py_ssize_t* ys = &t.ys.of[0]
+    cdef const summand* bias = <const summand*>t.bias
+    cdef Matrix weights = plain(<const summand*>t.w + g * t.ws.of[0], filters_axis(t.K, t.ws.of[1]), window_rows(t, t.C))
+    cdef Matrix windows = plain(<const summand*>cols, filters_axis(b.pixels, 1),
+                                filters_axis(t.C * t.g.R * t.g.S, b.pixels))
+    cdef Output out = into(<summand*>t.y + n * ys[0] + g * t.K * ys[1] + b.p0 * ys[2] + b.q0 * ys[3],
+                           filters_axis(t.K, ys[1]), rectangle(b, ys[2], ys[3]),
+                           bias + g * t.K if bias != NULL else NULL, False)
+    gather_windows(<const summand*>t.x + n * xs[0] + g * t.C * xs[1], xs[1], xs[2], xs[3], &t.g,
+                   (<const summand*>t.cval)[0], 0, t.C, b.p0, b.p1, b.q0, b.q1, cols, b.pixels)
+    columns_product(t, &weights, &windows, &out, cols)
 
 
-cdef void columns_input(Py_ssize_t unit, const Columns* t, const summand* dy, const Py_ssize_t* ys, const summand* w,
-                        const Py_ssize_t* ws, const summand* bias, summand* dx, const Py_ssize_t* xs, summand* cols,
-                        summand* scratch) noexcept nogil:
+cdef void columns_input(const Task* t, Py_ssize_t unit, summand* cols) noexcept nogil:
     """The planes of a block of channels of one sample: nobody else writes there."""
     cdef Py_ssize_t c_blocks = blocks_of(t.C, t.block_c)
     cdef Py_ssize_t c0 = unit % c_blocks * t.block_c, g = unit // c_blocks % t.groups, n = unit // c_blocks // t.groups
-    cdef Py_ssize_t channels = min(t.block_c, t.C - c0), rows = channels * t.g.R * t.g.S
-    cdef summand* planes = dx + n * xs[0] + (g * t.C + c0) * xs[1]
-    cdef Matrix weights = plain(w + g * ws[0] + c0 * ws[2], window_rows(t, channels, ws), filters_axis(t.K, ws[1]))
-    cdef Cut cut = depth_cut(t.K, sizeof(summand))
+    cdef Py_ssize_t channels = min(t.block_c, t.C - c0)
+    cdef const Py_ssize_t* xs = &t.xs.of[0]
+    cdef const Py_ssize_t* ws = &t.ws.of[0]
+    cdef const Py_ssize_t* ys = &t.ys.of[0]
+    cdef const summand* bias = <const summand*>t.bias
+    cdef summand* planes = <summand*>t.x + n * xs[0] + (g * t.C + c0) * xs[1]
+    cdef Matrix weights = plain(<const summand*>t.w + g * ws[0] + c0 * ws[2], window_rows(t, channels),
+                                filters_axis(t.K, ws[1]))
     cdef Matrix gradient
     cdef Output out
     cdef Py_ssize_t i, c, h, v
@@ -1178,121 +1180,72 @@ cdef void columns_input(Py_ssize_t unit, const Columns* t, const summand* dy, co
                 planes[c * xs[1] + h * xs[2] + v * xs[3]] = start
     for i in range(pixel_blocks(t)):
         b = pixel_block(i, t)
-        gradient = plain(dy + n * ys[0] + g * t.K * ys[1] + b.p0 * ys[2] + b.q0 * ys[3], rectangle(b, ys[2], ys[3]),
-                         filters_axis(t.K, ys[1]))
-        out = into(cols, filters_axis(rows, b.pixels), filters_axis(b.pixels, 1), <const summand*>NULL, False)
-        multiply(&weights, &gradient, &out, &cut, 0, rows, 0, b.pixels, 1, <summand>0, scratch, 0)
+        gradient = plain(<const summand*>t.y + n * ys[0] + g * t.K * ys[1] + b.p0 * ys[2] + b.q0 * ys[3],
+                         rectangle(b, ys[2], ys[3]), filters_axis(t.K, ys[1]))
+        out = into(cols, filters_axis(channels * t.g.R * t.g.S, b.pixels), filters_axis(b.pixels, 1),
+                   <const summand*>NULL, False)
+        columns_product(t, &weights, &gradient, &out, cols)
         scatter_windows(planes, xs[1], xs[2], xs[3], &t.g, 0, channels, b.p0, b.p1, b.q0, b.q1, <const summand*>cols,
                         b.pixels)
 
 
-cdef void columns_weight(Py_ssize_t unit, const Columns* t, Py_ssize_t N, const summand* x, const Py_ssize_t* xs,
-                         summand cval, const summand* dy, const Py_ssize_t* ys, summand* dw, const Py_ssize_t* ws,
-                         summand* cols, summand* scratch) noexcept nogil:
+cdef void columns_weight(const Task* t, Py_ssize_t unit, summand* cols) noexcept nogil:
     """dw of a block of channels and all filters of one group."""
     cdef Py_ssize_t c_blocks = blocks_of(t.C, t.block_c), blocks = pixel_blocks(t)
-    cdef Py_ssize_t c0 = unit % c_blocks * t.block_c, g = unit // c_blocks
-    cdef Py_ssize_t channels = min(t.block_c, t.C - c0), rows = channels * t.g.R * t.g.S
-    cdef Py_ssize_t i, n
+    cdef Py_ssize_t c0 = unit % c_blocks * t.block_c, g = unit // c_blocks, channels = min(t.block_c, t.C - c0), i, n
+    cdef const Py_ssize_t* xs = &t.xs.of[0]
+    cdef const Py_ssize_t* ws = &t.ws.of[0]
+    cdef const Py_ssize_t* ys = &t.ys.of[0]
     cdef Matrix windows, gradient
     cdef Output out
     cdef Block b
-    cdef Cut cut
-    for i in range(N * blocks):
+    for i in range(t.N * blocks):
         n = i // blocks
         b = pixel_block(i % blocks, t)
-        gather_windows(x + n * xs[0] + (g * t.C + c0) * xs[1], xs[1], xs[2], xs[3], &t.g, cval, 0, channels, b.p0, b.p1,
-                       b.q0, b.q1, cols, b.pixels)
-        windows = plain(<const summand*>cols, filters_axis(rows, b.pixels), filters_axis(b.pixels, 1))
-        gradient = plain(dy + n * ys[0] + g * t.K * ys[1] + b.p0 * ys[2] + b.q0 * ys[3], filters_axis(t.K, ys[1]),
-                         rectangle(b, ys[2], ys[3]))
-        out = into(dw + g * ws[0] + c0 * ws[2], window_rows(t, channels, ws), filters_axis(t.K, ws[1]),
+        gather_windows(<const summand*>t.x + n * xs[0] + (g * t.C + c0) * xs[1], xs[1], xs[2], xs[3], &t.g,
+                       (<const summand*>t.cval)[0], 0, channels, b.p0, b.p1, b.q0, b.q1, cols, b.pixels)
+        windows = plain(<const summand*>cols, filters_axis(channels * t.g.R * t.g.S, b.pixels), filters_axis(b.pixels, 1))
+        gradient = plain(<const summand*>t.y + n * ys[0] + g * t.K * ys[1] + b.p0 * ys[2] + b.q0 * ys[3],
+                         filters_axis(t.K, ys[1]), rectangle(b, ys[2], ys[3]))
+        out = into(<summand*>t.w + g * ws[0] + c0 * ws[2], window_rows(t, channels), filters_axis(t.K, ws[1]),
                    <const summand*>NULL, i > 0)
-        cut = depth_cut(b.pixels, sizeof(summand))
-        multiply(&windows, &gradient, &out, &cut, 0, rows, 0, t.K, 1, cval, scratch, 0)
+        columns_product(t, &windows, &gradient, &out, cols)
 
 
-cdef void forward(Columns t, Py_ssize_t N, const summand* x, const Py_ssize_t* xs, summand cval, const summand* w,
-                  const Py_ssize_t* ws, const summand* bias, summand* y, const Py_ssize_t* ys, char* scratch,
-                  Py_ssize_t cols_bytes, Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t unit, units = N * t.groups * pixel_blocks(&t)
-    cdef char* own
-    if workers == 1:
-        for unit in range(units):
-            columns_forward(unit, &t, x, xs, cval, w, ws, bias, y, ys, <summand*>scratch, <summand*>(scratch + cols_bytes))
-    else:
-        for unit in prange(units, num_threads=workers, schedule="static"):
-            own = scratch + threadid() * worker_bytes
-            columns_forward(unit, &t, x, xs, cval, w, ws, bias, y, ys, <summand*>own, <summand*>(own + cols_bytes))
-
-
-cdef void input_grad(Columns t, Py_ssize_t N, const summand* dy, const Py_ssize_t* ys, const summand* w,
-                     const Py_ssize_t* ws, const summand* bias, summand* dx, const Py_ssize_t* xs, char* scratch,
-                     Py_ssize_t cols_bytes, Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t unit, units = N * t.groups * blocks_of(t.C, t.block_c)
-    cdef char* own
-    if workers == 1:
-        for unit in range(units):
-            columns_input(unit, &t, dy, ys, w, ws, bias, dx, xs, <summand*>scratch, <summand*>(scratch + cols_bytes))
-    else:
-        for unit in prange(units, num_threads=workers, schedule="static"):
-            own = scratch + threadid() * worker_bytes
-            columns_input(unit, &t, dy, ys, w, ws, bias, dx, xs, <summand*>own, <summand*>(own + cols_bytes))
-
-
-cdef void weight_grad(Columns t, Py_ssize_t N, const summand* x, const Py_ssize_t* xs, summand cval, const summand* dy,
-                      const Py_ssize_t* ys, summand* dw, const Py_ssize_t* ws, char* scratch, Py_ssize_t cols_bytes,
-                      Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t unit, units = t.groups * blocks_of(t.C, t.block_c)
-    cdef char* own
-    if workers == 1:
-        for unit in range(units):
-            columns_weight(unit, &t, N, x, xs, cval, dy, ys, dw, ws, <summand*>scratch, <summand*>(scratch + cols_bytes))
-    else:
-        for unit in prange(units, num_threads=workers, schedule="static"):
-            own = scratch + threadid() * worker_bytes
-            columns_weight(unit, &t, N, x, xs, cval, dy, ys, dw, ws, <summand*>own, <summand*>(own + cols_bytes))
-
-
-cdef Columns columns_task(tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns) except *:
-    cdef Columns t
-    (t.groups, t.C, t.K, t.g.H, t.g.W, t.g.R, t.g.S, t.g.P, t.g.Q, t.g.top, t.g.left, t.g.sh, t.g.sw, t.g.dh,
-     t.g.dw) = geometry
+cdef int set_columns(Task* t, tuple blocks, Py_ssize_t cols_bytes) except -1:
     t.block_p, t.block_q, t.block_c = blocks
-    t.g.rows, t.g.columns = &rows[0], &columns[0]
-    return t
+    t.cols_bytes = cols_bytes
+    return 0
+
 
 # One entry for each dtype. x, dy, y, dx: (N, channels, height, width), w and dw: (groups, K/groups, C/groups, R, S), all of
 # any strides; bias: empty for none; geometry, blocks and the index vectors as fastconv/algorithms makes them.
 
 
-def f32_gemm_forward(const float[:, :, :, :] x, const float[:, :, :, :, :] w, const float[::1] bias, float[:, :, :, :] y, float cval,
-                     tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
+def f32_gemm_forward(const float[:, :, :, :] x, const float[:, :, :, :, :] w, const float[::1] bias, float[:, :, :, :] y,
+                     float cval, tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
                      uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers, bint between):
-    cdef Task t = gemm_task(x.shape[0], geometry, blocks, rows, columns)
-    cdef Strides xs = elements(x.strides, 4, 4), ys = elements(y.strides, 4, 4), ws = elements(w.strides, 5, 4)
-    t.between = between
+    cdef Task t = make_task[float](x, w, y, &cval, geometry, rows, columns)
+    cdef Py_ssize_t units = set_blocks(&t, blocks)
+    t.bias, t.between = &bias[0] if bias.shape[0] else NULL, between
     with nogil:
-        gemm_forward[float](t, &x[0, 0, 0, 0], xs.of, cval, &w[0, 0, 0, 0, 0], ws.of, &bias[0] if bias.shape[0] else NULL,
-                     &y[0, 0, 0, 0], ys.of, <char*>&scratch[0], worker_bytes, workers)
+        share(<unit_function>forward_unit[float], &t, units, <char*>&scratch[0], worker_bytes, workers)
 
 
-def f32_gemm_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float[:, :, :, :, :] dw, float cval, tuple geometry,
-                         tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns, uint8_t[::1] scratch,
-                         Py_ssize_t worker_bytes, int workers):
-    cdef Task t = gemm_task(x.shape[0], geometry, blocks, rows, columns)
-    cdef Strides xs = elements(x.strides, 4, 4), ys = elements(dy.strides, 4, 4), ws = elements(dw.strides, 5, 4)
+def f32_gemm_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float[:, :, :, :, :] dw, float cval,
+                         tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
+                         uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task[float](x, dw, dy, &cval, geometry, rows, columns)
+    cdef Py_ssize_t units = set_blocks(&t, blocks)
     with nogil:
-        gemm_weight_grad[float](t, &x[0, 0, 0, 0], xs.of, cval, &dy[0, 0, 0, 0], ys.of, &dw[0, 0, 0, 0, 0], ws.of,
-                         <char*>&scratch[0], worker_bytes, workers)
+        share(<unit_function>weight_unit[float], &t, units, <char*>&scratch[0], worker_bytes, workers)
 
 
 def f32_zip(const float[:, :, :, ::1] even, const float[:, :, :, ::1] odd, float[:, :, :, :] out, int workers):
     """out[..., ::2] = even, out[..., 1::2] = odd; rows of out are dense."""
-    cdef Strides strides = elements(out.strides, 4, 4)
+    cdef Planes t = planes_of[float](even, odd, out)
     with nogil:
-        zip_planes[float](&even[0, 0, 0, 0], even.shape[3], &odd[0, 0, 0, 0], odd.shape[3], out.shape, &out[0, 0, 0, 0],
-                        strides.of, workers)
+        share(<unit_function>zip_unit[float], &t, out.shape[0] * out.shape[1], NULL, 0, workers)
 
 
 def f32_turn(const float[:, :, :, :, :] w, float[:, :, :, :, ::1] out):
@@ -1311,65 +1264,62 @@ def f32_finite(const float[:, :, :, :] values):
     return finite
 
 
-def f32_forward(const float[:, :, :, :] x, const float[:, :, :, :, :] w, const float[::1] bias, float[:, :, :, :] y, float cval,
-                tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns, uint8_t[::1] scratch,
-                Py_ssize_t cols_bytes, Py_ssize_t worker_bytes, int workers):
-    cdef Columns t = columns_task(geometry, blocks, rows, columns)
-    cdef Strides xs = elements(x.strides, 4, 4), ys = elements(y.strides, 4, 4), ws = elements(w.strides, 5, 4)
+def f32_forward(const float[:, :, :, :] x, const float[:, :, :, :, :] w, const float[::1] bias, float[:, :, :, :] y,
+                float cval, tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
+                uint8_t[::1] scratch, Py_ssize_t cols_bytes, Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task[float](x, w, y, &cval, geometry, rows, columns)
+    set_columns(&t, blocks, cols_bytes)
+    t.bias = &bias[0] if bias.shape[0] else NULL
     with nogil:
-        forward[float](t, x.shape[0], &x[0, 0, 0, 0], xs.of, cval, &w[0, 0, 0, 0, 0], ws.of,
-                &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0], ys.of, <char*>&scratch[0], cols_bytes, worker_bytes,
-                workers)
+        share(<unit_function>columns_forward[float], &t, t.N * t.groups * pixel_blocks(&t), <char*>&scratch[0],
+              worker_bytes, workers)
 
 
 def f32_input_grad(const float[:, :, :, :] dy, const float[:, :, :, :, :] w, const float[::1] bias, float[:, :, :, :] dx,
                    tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
                    uint8_t[::1] scratch, Py_ssize_t cols_bytes, Py_ssize_t worker_bytes, int workers):
-    cdef Columns t = columns_task(geometry, blocks, rows, columns)
-    cdef Strides xs = elements(dx.strides, 4, 4), ys = elements(dy.strides, 4, 4), ws = elements(w.strides, 5, 4)
+    cdef Task t = make_task[float](dx, w, dy, NULL, geometry, rows, columns)
+    set_columns(&t, blocks, cols_bytes)
+    t.bias = &bias[0] if bias.shape[0] else NULL
     with nogil:
-        input_grad[float](t, dx.shape[0], &dy[0, 0, 0, 0], ys.of, &w[0, 0, 0, 0, 0], ws.of,
-                   &bias[0] if bias.shape[0] else NULL, &dx[0, 0, 0, 0], xs.of, <char*>&scratch[0], cols_bytes,
-                   worker_bytes, workers)
+        share(<unit_function>columns_input[float], &t, t.N * t.groups * blocks_of(t.C, t.block_c), <char*>&scratch[0],
+              worker_bytes, workers)
 
 
-def f32_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float[:, :, :, :, :] dw, float cval, tuple geometry,
-                    tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns, uint8_t[::1] scratch,
-                    Py_ssize_t cols_bytes, Py_ssize_t worker_bytes, int workers):
-    cdef Columns t = columns_task(geometry, blocks, rows, columns)
-    cdef Strides xs = elements(x.strides, 4, 4), ys = elements(dy.strides, 4, 4), ws = elements(dw.strides, 5, 4)
+def f32_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float[:, :, :, :, :] dw, float cval,
+                    tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
+                    uint8_t[::1] scratch, Py_ssize_t cols_bytes, Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task[float](x, dw, dy, &cval, geometry, rows, columns)
+    set_columns(&t, blocks, cols_bytes)
     with nogil:
-        weight_grad[float](t, x.shape[0], &x[0, 0, 0, 0], xs.of, cval, &dy[0, 0, 0, 0], ys.of, &dw[0, 0, 0, 0, 0], ws.of,
-                    <char*>&scratch[0], cols_bytes, worker_bytes, workers)
+        share(<unit_function>columns_weight[float], &t, t.groups * blocks_of(t.C, t.block_c), <char*>&scratch[0],
+              worker_bytes, workers)
 
 
-def f64_gemm_forward(const double[:, :, :, :] x, const double[:, :, :, :, :] w, const double[::1] bias, double[:, :, :, :] y, double cval,
-                     tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
+def f64_gemm_forward(const double[:, :, :, :] x, const double[:, :, :, :, :] w, const double[::1] bias, double[:, :, :, :] y,
+                     double cval, tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
                      uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers, bint between):
-    cdef Task t = gemm_task(x.shape[0], geometry, blocks, rows, columns)
-    cdef Strides xs = elements(x.strides, 4, 8), ys = elements(y.strides, 4, 8), ws = elements(w.strides, 5, 8)
-    t.between = between
+    cdef Task t = make_task[double](x, w, y, &cval, geometry, rows, columns)
+    cdef Py_ssize_t units = set_blocks(&t, blocks)
+    t.bias, t.between = &bias[0] if bias.shape[0] else NULL, between
     with nogil:
-        gemm_forward[double](t, &x[0, 0, 0, 0], xs.of, cval, &w[0, 0, 0, 0, 0], ws.of, &bias[0] if bias.shape[0] else NULL,
-                     &y[0, 0, 0, 0], ys.of, <char*>&scratch[0], worker_bytes, workers)
+        share(<unit_function>forward_unit[double], &t, units, <char*>&scratch[0], worker_bytes, workers)
 
 
-def f64_gemm_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy, double[:, :, :, :, :] dw, double cval, tuple geometry,
-                         tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns, uint8_t[::1] scratch,
-                         Py_ssize_t worker_bytes, int workers):
-    cdef Task t = gemm_task(x.shape[0], geometry, blocks, rows, columns)
-    cdef Strides xs = elements(x.strides, 4, 8), ys = elements(dy.strides, 4, 8), ws = elements(dw.strides, 5, 8)
+def f64_gemm_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy, double[:, :, :, :, :] dw, double cval,
+                         tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
+                         uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task[double](x, dw, dy, &cval, geometry, rows, columns)
+    cdef Py_ssize_t units = set_blocks(&t, blocks)
     with nogil:
-        gemm_weight_grad[double](t, &x[0, 0, 0, 0], xs.of, cval, &dy[0, 0, 0, 0], ys.of, &dw[0, 0, 0, 0, 0], ws.of,
-                         <char*>&scratch[0], worker_bytes, workers)
+        share(<unit_function>weight_unit[double], &t, units, <char*>&scratch[0], worker_bytes, workers)
 
 
 def f64_zip(const double[:, :, :, ::1] even, const double[:, :, :, ::1] odd, double[:, :, :, :] out, int workers):
     """out[..., ::2] = even, out[..., 1::2] = odd; rows of out are dense."""
-    cdef Strides strides = elements(out.strides, 4, 8)
+    cdef Planes t = planes_of[double](even, odd, out)
     with nogil:
-        zip_planes[double](&even[0, 0, 0, 0], even.shape[3], &odd[0, 0, 0, 0], odd.shape[3], out.shape, &out[0, 0, 0, 0],
-                        strides.of, workers)
+        share(<unit_function>zip_unit[double], &t, out.shape[0] * out.shape[1], NULL, 0, workers)
 
 
 def f64_turn(const double[:, :, :, :, :] w, double[:, :, :, :, ::1] out):
@@ -1388,65 +1338,62 @@ def f64_finite(const double[:, :, :, :] values):
     return finite
 
 
-def f64_forward(const double[:, :, :, :] x, const double[:, :, :, :, :] w, const double[::1] bias, double[:, :, :, :] y, double cval,
-                tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns, uint8_t[::1] scratch,
-                Py_ssize_t cols_bytes, Py_ssize_t worker_bytes, int workers):
-    cdef Columns t = columns_task(geometry, blocks, rows, columns)
-    cdef Strides xs = elements(x.strides, 4, 8), ys = elements(y.strides, 4, 8), ws = elements(w.strides, 5, 8)
+def f64_forward(const double[:, :, :, :] x, const double[:, :, :, :, :] w, const double[::1] bias, double[:, :, :, :] y,
+                double cval, tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
+                uint8_t[::1] scratch, Py_ssize_t cols_bytes, Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task[double](x, w, y, &cval, geometry, rows, columns)
+    set_columns(&t, blocks, cols_bytes)
+    t.bias = &bias[0] if bias.shape[0] else NULL
     with nogil:
-        forward[double](t, x.shape[0], &x[0, 0, 0, 0], xs.of, cval, &w[0, 0, 0, 0, 0], ws.of,
-                &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0], ys.of, <char*>&scratch[0], cols_bytes, worker_bytes,
-                workers)
+        share(<unit_function>columns_forward[double], &t, t.N * t.groups * pixel_blocks(&t), <char*>&scratch[0],
+              worker_bytes, workers)
 
 
 def f64_input_grad(const double[:, :, :, :] dy, const double[:, :, :, :, :] w, const double[::1] bias, double[:, :, :, :] dx,
                    tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
                    uint8_t[::1] scratch, Py_ssize_t cols_bytes, Py_ssize_t worker_bytes, int workers):
-    cdef Columns t = columns_task(geometry, blocks, rows, columns)
-    cdef Strides xs = elements(dx.strides, 4, 8), ys = elements(dy.strides, 4, 8), ws = elements(w.strides, 5, 8)
+    cdef Task t = make_task[double](dx, w, dy, NULL, geometry, rows, columns)
+    set_columns(&t, blocks, cols_bytes)
+    t.bias = &bias[0] if bias.shape[0] else NULL
     with nogil:
-        input_grad[double](t, dx.shape[0], &dy[0, 0, 0, 0], ys.of, &w[0, 0, 0, 0, 0], ws.of,
-                   &bias[0] if bias.shape[0] else NULL, &dx[0, 0, 0, 0], xs.of, <char*>&scratch[0], cols_bytes,
-                   worker_bytes, workers)
+        share(<unit_function>columns_input[double], &t, t.N * t.groups * blocks_of(t.C, t.block_c), <char*>&scratch[0],
+              worker_bytes, workers)
 
 
-def f64_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy, double[:, :, :, :, :] dw, double cval, tuple geometry,
-                    tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns, uint8_t[::1] scratch,
-                    Py_ssize_t cols_bytes, Py_ssize_t worker_bytes, int workers):
-    cdef Columns t = columns_task(geometry, blocks, rows, columns)
-    cdef Strides xs = elements(x.strides, 4, 8), ys = elements(dy.strides, 4, 8), ws = elements(dw.strides, 5, 8)
+def f64_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy, double[:, :, :, :, :] dw, double cval,
+                    tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
+                    uint8_t[::1] scratch, Py_ssize_t cols_bytes, Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task[double](x, dw, dy, &cval, geometry, rows, columns)
+    set_columns(&t, blocks, cols_bytes)
     with nogil:
-        weight_grad[double](t, x.shape[0], &x[0, 0, 0, 0], xs.of, cval, &dy[0, 0, 0, 0], ys.of, &dw[0, 0, 0, 0, 0], ws.of,
-                    <char*>&scratch[0], cols_bytes, worker_bytes, workers)
+        share(<unit_function>columns_weight[double], &t, t.groups * blocks_of(t.C, t.block_c), <char*>&scratch[0],
+              worker_bytes, workers)
 
 
-def u64_gemm_forward(const uint64_t[:, :, :, :] x, const uint64_t[:, :, :, :, :] w, const uint64_t[::1] bias, uint64_t[:, :, :, :] y, uint64_t cval,
-                     tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
-                     uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers, bint between):
-    cdef Task t = gemm_task(x.shape[0], geometry, blocks, rows, columns)
-    cdef Strides xs = elements(x.strides, 4, 8), ys = elements(y.strides, 4, 8), ws = elements(w.strides, 5, 8)
-    t.between = between
+def u64_gemm_forward(const uint64_t[:, :, :, :] x, const uint64_t[:, :, :, :, :] w, const uint64_t[::1] bias,
+                     uint64_t[:, :, :, :] y, uint64_t cval, tuple geometry, tuple blocks, const int64_t[::1] rows,
+                     const int64_t[::1] columns, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers, bint between):
+    cdef Task t = make_task[uint64_t](x, w, y, &cval, geometry, rows, columns)
+    cdef Py_ssize_t units = set_blocks(&t, blocks)
+    t.bias, t.between = &bias[0] if bias.shape[0] else NULL, between
     with nogil:
-        gemm_forward[uint64_t](t, &x[0, 0, 0, 0], xs.of, cval, &w[0, 0, 0, 0, 0], ws.of, &bias[0] if bias.shape[0] else NULL,
-                     &y[0, 0, 0, 0], ys.of, <char*>&scratch[0], worker_bytes, workers)
+        share(<unit_function>forward_unit[uint64_t], &t, units, <char*>&scratch[0], worker_bytes, workers)
 
 
-def u64_gemm_weight_grad(const uint64_t[:, :, :, :] x, const uint64_t[:, :, :, :] dy, uint64_t[:, :, :, :, :] dw, uint64_t cval, tuple geometry,
-                         tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns, uint8_t[::1] scratch,
-                         Py_ssize_t worker_bytes, int workers):
-    cdef Task t = gemm_task(x.shape[0], geometry, blocks, rows, columns)
-    cdef Strides xs = elements(x.strides, 4, 8), ys = elements(dy.strides, 4, 8), ws = elements(dw.strides, 5, 8)
+def u64_gemm_weight_grad(const uint64_t[:, :, :, :] x, const uint64_t[:, :, :, :] dy, uint64_t[:, :, :, :, :] dw,
+                         uint64_t cval, tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
+                         uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task[uint64_t](x, dw, dy, &cval, geometry, rows, columns)
+    cdef Py_ssize_t units = set_blocks(&t, blocks)
     with nogil:
-        gemm_weight_grad[uint64_t](t, &x[0, 0, 0, 0], xs.of, cval, &dy[0, 0, 0, 0], ys.of, &dw[0, 0, 0, 0, 0], ws.of,
-                         <char*>&scratch[0], worker_bytes, workers)
+        share(<unit_function>weight_unit[uint64_t], &t, units, <char*>&scratch[0], worker_bytes, workers)
 
 
 def u64_zip(const uint64_t[:, :, :, ::1] even, const uint64_t[:, :, :, ::1] odd, uint64_t[:, :, :, :] out, int workers):
     """out[..., ::2] = even, out[..., 1::2] = odd; rows of out are dense."""
-    cdef Strides strides = elements(out.strides, 4, 8)
+    cdef Planes t = planes_of[uint64_t](even, odd, out)
     with nogil:
-        zip_planes[uint64_t](&even[0, 0, 0, 0], even.shape[3], &odd[0, 0, 0, 0], odd.shape[3], out.shape, &out[0, 0, 0, 0],
-                        strides.of, workers)
+        share(<unit_function>zip_unit[uint64_t], &t, out.shape[0] * out.shape[1], NULL, 0, workers)
 
 
 def u64_turn(const uint64_t[:, :, :, :, :] w, uint64_t[:, :, :, :, ::1] out):
@@ -1465,33 +1412,35 @@ def u64_finite(const uint64_t[:, :, :, :] values):
     return finite
 
 
-def u64_forward(const uint64_t[:, :, :, :] x, const uint64_t[:, :, :, :, :] w, const uint64_t[::1] bias, uint64_t[:, :, :, :] y, uint64_t cval,
-                tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns, uint8_t[::1] scratch,
-                Py_ssize_t cols_bytes, Py_ssize_t worker_bytes, int workers):
-    cdef Columns t = columns_task(geometry, blocks, rows, columns)
-    cdef Strides xs = elements(x.strides, 4, 8), ys = elements(y.strides, 4, 8), ws = elements(w.strides, 5, 8)
+def u64_forward(const uint64_t[:, :, :, :] x, const uint64_t[:, :, :, :, :] w, const uint64_t[::1] bias,
+                uint64_t[:, :, :, :] y, uint64_t cval, tuple geometry, tuple blocks, const int64_t[::1] rows,
+                const int64_t[::1] columns, uint8_t[::1] scratch, Py_ssize_t cols_bytes, Py_ssize_t worker_bytes,
+                int workers):
+    cdef Task t = make_task[uint64_t](x, w, y, &cval, geometry, rows, columns)
+    set_columns(&t, blocks, cols_bytes)
+    t.bias = &bias[0] if bias.shape[0] else NULL
     with nogil:
-        forward[uint64_t](t, x.shape[0], &x[0, 0, 0, 0], xs.of, cval, &w[0, 0, 0, 0, 0], ws.of,
-                &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0], ys.of, <char*>&scratch[0], cols_bytes, worker_bytes,
-                workers)
+        share(<unit_function>columns_forward[uint64_t], &t, t.N * t.groups * pixel_blocks(&t), <char*>&scratch[0],
+              worker_bytes, workers)
 
 
-def u64_input_grad(const uint64_t[:, :, :, :] dy, const uint64_t[:, :, :, :, :] w, const uint64_t[::1] bias, uint64_t[:, :, :, :] dx,
-                   tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
-                   uint8_t[::1] scratch, Py_ssize_t cols_bytes, Py_ssize_t worker_bytes, int workers):
-    cdef Columns t = columns_task(geometry, blocks, rows, columns)
-    cdef Strides xs = elements(dx.strides, 4, 8), ys = elements(dy.strides, 4, 8), ws = elements(w.strides, 5, 8)
+def u64_input_grad(const uint64_t[:, :, :, :] dy, const uint64_t[:, :, :, :, :] w, const uint64_t[::1] bias,
+                   uint64_t[:, :, :, :] dx, tuple geometry, tuple blocks, const int64_t[::1] rows,
+                   const int64_t[::1] columns, uint8_t[::1] scratch, Py_ssize_t cols_bytes, Py_ssize_t worker_bytes,
+                   int workers):
+    cdef Task t = make_task[uint64_t](dx, w, dy, NULL, geometry, rows, columns)
+    set_columns(&t, blocks, cols_bytes)
+    t.bias = &bias[0] if bias.shape[0] else NULL
     with nogil:
-        input_grad[uint64_t](t, dx.shape[0], &dy[0, 0, 0, 0], ys.of, &w[0, 0, 0, 0, 0], ws.of,
-                   &bias[0] if bias.shape[0] else NULL, &dx[0, 0, 0, 0], xs.of, <char*>&scratch[0], cols_bytes,
-                   worker_bytes, workers)
+        share(<unit_function>columns_input[uint64_t], &t, t.N * t.groups * blocks_of(t.C, t.block_c), <char*>&scratch[0],
+              worker_bytes, workers)
 
 
-def u64_weight_grad(const uint64_t[:, :, :, :] x, const uint64_t[:, :, :, :] dy, uint64_t[:, :, :, :, :] dw, uint64_t cval, tuple geometry,
-                    tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns, uint8_t[::1] scratch,
-                    Py_ssize_t cols_bytes, Py_ssize_t worker_bytes, int workers):
-    cdef Columns t = columns_task(geometry, blocks, rows, columns)
-    cdef Strides xs = elements(x.strides, 4, 8), ys = elements(dy.strides, 4, 8), ws = elements(dw.strides, 5, 8)
+def u64_weight_grad(const uint64_t[:, :, :, :] x, const uint64_t[:, :, :, :] dy, uint64_t[:, :, :, :, :] dw, uint64_t cval,
+                    tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
+                    uint8_t[::1] scratch, Py_ssize_t cols_bytes, Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task[uint64_t](x, dw, dy, &cval, geometry, rows, columns)
+    set_columns(&t, blocks, cols_bytes)
     with nogil:
-        weight_grad[uint64_t](t, x.shape[0], &x[0, 0, 0, 0], xs.of, cval, &dy[0, 0, 0, 0], ys.of, &dw[0, 0, 0, 0, 0], ws.of,
-                    <char*>&scratch[0], cols_bytes, worker_bytes, workers)
+        share(<unit_function>columns_weight[uint64_t], &t, t.groups * blocks_of(t.C, t.block_c), <char*>&scratch[0],
+              worker_bytes, workers)

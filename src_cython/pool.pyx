@@ -17,14 +17,20 @@ loop over lanes has no bounds check and no branch, and becomes vector code:
     lane:        q0      q0+1      ...            lane:        c0         c0+1     ...
 
 Taps are visited in row-major order and a later one wins only by being larger: the first maximum wins a tie.
-Every output element belongs to one task, whatever the number of workers.
+Every output element belongs to one row, and every row to one unit; where windows write to pixels, a unit is whole
+planes, in order.
 """
 
-from cython.parallel cimport prange
 from libc.math cimport INFINITY
 from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
 
+from fastconv._kernels.team cimport share, unit_function
 from windows cimport Geometry, first_inside
+
+cdef extern from *:
+    const int __ATOMIC_RELAXED
+    void __atomic_store_n(int* to, int value, int order) noexcept nogil
 
 cdef extern from "max_lanes.h" nogil:
     void max_lanes_f32(
@@ -36,6 +42,7 @@ cdef extern from "max_lanes.h" nogil:
 
 cdef enum:
     LANES = 128  # outputs worked on at once: scratch that stays in L1, on the stack of each thread
+    UNIT = 64  # taps of up to LANES outputs, at 10 to 20 ns each, that a unit has at least
 
 cdef enum Operation:
     MAXIMUM  # lane = max(lane, pixel)
@@ -62,42 +69,82 @@ ctypedef fused index_type:
     uint16_t
     int64_t
 
-cdef struct Strides:  # in elements
-    Py_ssize_t n, c, h, w
+cdef struct View:
+    void* first
+    Py_ssize_t n, c, h, w  # strides in elements
 
 cdef struct Pooling:
     Geometry g  # without boundary vectors
     bint by_channel  # lanes across channels
+    Py_ssize_t width  # windows of a row worked on at once
     Py_ssize_t N, C
-    Strides x, y, index
+    Py_ssize_t rows, unit_rows  # of outputs, each of one channel or of LANES channels: all, and those of a unit
+    View x, y, index
+    Py_ssize_t index_size  # bytes
     # What is recorded for tap (r, s) of window (p, q): start + p*per_p + q*per_q + r*per_r + s*per_s.
     Py_ssize_t start, per_p, per_q, per_r, per_s
+    bint small  # r*per_r + s*per_s is below 2**31 for every tap
+    Operation operation  # of the mean
+    const void* row_counts
+    const void* column_counts
+    const int64_t* tap_rows
+    const int64_t* tap_columns
+    Py_ssize_t taps
+    bint add  # what is routed; else put
+    int* failed  # to route: an index names no pixel
+
+cdef struct Row:  # of outputs, of channels from c on
+    Py_ssize_t n, c, p, channels
 
 
-cdef inline Strides strides_of(const Py_ssize_t* strides, Py_ssize_t itemsize) noexcept nogil:
-    return Strides(
-        strides[0] // itemsize, strides[1] // itemsize, strides[2] // itemsize, strides[3] // itemsize
+cdef inline View view_of(const void* first, const Py_ssize_t* strides, Py_ssize_t itemsize) noexcept nogil:
+    return View(
+        <void*>first, strides[0] // itemsize, strides[1] // itemsize, strides[2] // itemsize, strides[3] // itemsize
     )
 
 
-cdef Pooling pooling_of(tuple window, const Py_ssize_t* x, const Py_ssize_t* y, bint by_channel):
-    """window: R, S, sh, sw, dh, dw, top, left; x and y: the shapes."""
+cdef Pooling pooling_of(
+    tuple window, bint by_channel, Py_ssize_t itemsize,
+    const void* x, const Py_ssize_t* x_shape, const Py_ssize_t* x_strides,
+    const void* y, const Py_ssize_t* y_shape, const Py_ssize_t* y_strides,
+):
+    """window: R, S, sh, sw, dh, dw, top, left. What isn't set here is zero."""
     cdef Pooling pool
+    memset(&pool, 0, sizeof(pool))
     pool.g.R, pool.g.S, pool.g.sh, pool.g.sw, pool.g.dh, pool.g.dw, pool.g.top, pool.g.left = window
-    pool.N, pool.C, pool.g.H, pool.g.W = x[0], x[1], x[2], x[3]
-    pool.g.P, pool.g.Q = y[2], y[3]
-    pool.g.rows = pool.g.columns = NULL
-    pool.by_channel = by_channel
+    pool.N, pool.C, pool.g.H, pool.g.W = x_shape[0], x_shape[1], x_shape[2], x_shape[3]
+    pool.g.P, pool.g.Q = y_shape[2], y_shape[3]
+    pool.by_channel, pool.width = by_channel, 1 if by_channel else LANES
+    pool.x, pool.y = view_of(x, x_strides, itemsize), view_of(y, y_strides, itemsize)
     return pool
-
-
-cdef inline Py_ssize_t blocks(Py_ssize_t n) noexcept nogil:
-    return (n + LANES - 1) // LANES
 
 
 cdef inline Py_ssize_t channel_cuts(const Pooling* pool) noexcept nogil:
     """How many pieces the channels of a sample make: LANES of them at once, or one by one."""
-    return blocks(pool.C) if pool.by_channel else pool.C
+    return (pool.C + LANES - 1) // LANES if pool.by_channel else pool.C
+
+
+cdef void run(unit_function unit, Pooling* pool, Py_ssize_t taps, bint planes, int workers) noexcept:
+    """Rows to units, each of whole planes if `planes`; no choice depends on the workers."""
+    cdef Py_ssize_t P = pool.g.P, work = taps * ((pool.g.Q + pool.width - 1) // pool.width)
+    pool.rows = pool.N * channel_cuts(pool) * P
+    pool.unit_rows = (UNIT + work - 1) // work
+    if planes:
+        pool.unit_rows = (pool.unit_rows + P - 1) // P * P
+    with nogil:
+        share(unit, pool, (pool.rows + pool.unit_rows - 1) // pool.unit_rows, NULL, 0, workers)
+
+
+cdef inline Row row_at(const Pooling* pool, Py_ssize_t number) noexcept nogil:
+    """Rows of a plane follow each other."""
+    cdef Py_ssize_t cuts = channel_cuts(pool), plane = number // pool.g.P, c = plane % cuts
+    if pool.by_channel:
+        return Row(plane // cuts, c * LANES, number % pool.g.P, min(LANES, pool.C - c * LANES))
+    return Row(plane // cuts, c, number % pool.g.P, 1)
+
+
+cdef inline Py_ssize_t offset_of(const View* v, Row row, Py_ssize_t q) noexcept nogil:
+    return row.n * v.n + row.c * v.c + row.p * v.h + q * v.w
 
 
 cdef inline Py_ssize_t first_outside(
@@ -212,20 +259,19 @@ cdef inline void write_index(
             index[i * step] = <index_type>(start + i * per_lane + at[i])
 
 
-cdef void max_lanes(
-    const Pooling* pool, const value* x, value* y, void* index, Py_ssize_t index_size,
-    Py_ssize_t n, Py_ssize_t c, Py_ssize_t p, Py_ssize_t q0, Py_ssize_t q1, Py_ssize_t lanes, place* at,
-) noexcept nogil:
+cdef void max_lanes(const Pooling* pool, Row row, Py_ssize_t q0, value* _, place* at) noexcept nogil:
     cdef value lane[LANES]
+    cdef Py_ssize_t q1 = min(q0 + pool.width, pool.g.Q), lanes = row.channels if pool.by_channel else q1 - q0
     cdef Py_ssize_t i, where, start, per_lane
     cdef Py_ssize_t step = pool.y.c if pool.by_channel else pool.y.w
-    cdef value least = lowest(<value*>NULL)
+    cdef value least = lowest(_)
+    cdef value* x = <value*>pool.x.first + row.n * pool.x.n + row.c * pool.x.c
+    cdef value* y = <value*>pool.y.first + offset_of(&pool.y, row, q0)
     for i in range(lanes):
         lane[i] = least
     if place is not uint8_t:
-        first_taps(pool, p, q0, q1, lanes, at)
-    walk_taps(MAXIMUM, pool, <value*>x + n * pool.x.n + c * pool.x.c, p, q0, q1, lanes, lane, at)
-    y += n * pool.y.n + c * pool.y.c + p * pool.y.h + q0 * pool.y.w
+        first_taps(pool, row.p, q0, q1, lanes, at)
+    walk_taps(MAXIMUM, pool, x, row.p, q0, q1, lanes, lane, at)
     if step == 1:
         for i in range(lanes):
             y[i] = lane[i]
@@ -233,57 +279,46 @@ cdef void max_lanes(
         for i in range(lanes):
             y[i * step] = lane[i]
     if place is not uint8_t:
-        where = n * pool.index.n + c * pool.index.c + p * pool.index.h + q0 * pool.index.w
+        where = offset_of(&pool.index, row, q0)
         step = pool.index.c if pool.by_channel else pool.index.w
-        start = pool.start + p * pool.per_p + q0 * pool.per_q
+        start = pool.start + row.p * pool.per_p + q0 * pool.per_q
         per_lane = 0 if pool.by_channel else pool.per_q
-        if index_size == 1:
-            write_index(<uint8_t*>index + where, step, lanes, at, start, per_lane)
-        elif index_size == 2:
-            write_index(<uint16_t*>index + where, step, lanes, at, start, per_lane)
+        if pool.index_size == 1:
+            write_index(<uint8_t*>pool.index.first + where, step, lanes, at, start, per_lane)
+        elif pool.index_size == 2:
+            write_index(<uint16_t*>pool.index.first + where, step, lanes, at, start, per_lane)
         else:
-            write_index(<int64_t*>index + where, step, lanes, at, start, per_lane)
+            write_index(<int64_t*>pool.index.first + where, step, lanes, at, start, per_lane)
 
 
-cdef void max_task(
-    const Pooling* pool, const value* x, value* y, void* index, Py_ssize_t index_size, Py_ssize_t task,
-    place kind,
-) noexcept nogil:
-    """One output row of one channel, or of LANES channels."""
+cdef void max_rows(const Pooling* pool, Py_ssize_t unit, value* scratch, place kind) noexcept nogil:
     cdef place at[LANES]
-    cdef Py_ssize_t P = pool.g.P, Q = pool.g.Q, q, c, block
-    cdef Py_ssize_t cuts = channel_cuts(pool)
-    cdef Py_ssize_t p = task % P, cut = task // P % cuts, n = task // P // cuts
-    if pool.by_channel:
-        c = cut * LANES
-        for q in range(Q):
-            max_lanes(pool, x, y, index, index_size, n, c, p, q, q + 1, min(LANES, pool.C - c), at)
+    cdef Py_ssize_t i, q
+    cdef Row row
+    for i in range(unit * pool.unit_rows, min((unit + 1) * pool.unit_rows, pool.rows)):
+        row = row_at(pool, i)
+        q = 0
+        while q < pool.g.Q:
+            max_lanes(pool, row, q, scratch, at)
+            q += pool.width
+
+
+cdef void max_unit(const Pooling* pool, Py_ssize_t unit, value* scratch) noexcept nogil:
+    if pool.index.first == NULL:
+        max_rows(pool, unit, scratch, <uint8_t>0)
+    elif value is float and pool.small:
+        max_rows(pool, unit, scratch, <int32_t>0)
     else:
-        for block in range(blocks(Q)):
-            q = block * LANES
-            max_lanes(pool, x, y, index, index_size, n, cut, p, q, min(q + LANES, Q), min(LANES, Q - q), at)
+        max_rows(pool, unit, scratch, <int64_t>0)
 
 
-cdef void max_pool(
-    const Pooling* pool, const value* x, value* y, void* index, Py_ssize_t index_size, place kind, int workers
-) noexcept:
-    cdef Py_ssize_t task, tasks = pool.N * channel_cuts(pool) * pool.g.P
-    with nogil:
-        if workers == 1:
-            for task in range(tasks):
-                max_task(pool, x, y, index, index_size, task, kind)
-        else:
-            for task in prange(tasks, num_threads=workers, schedule="static"):
-                max_task(pool, x, y, index, index_size, task, kind)
-
-
-cdef void* record(Pooling* pool, uint8_t[:, :, :, :, :] index, tuple places) except? NULL:
+cdef void record(Pooling* pool, uint8_t[:, :, :, :, :] index, tuple places, bint small) except *:
     """Where indices go (bytes of uint8, uint16 or int64 along the last axis), and what they count."""
     pool.start, pool.per_p, pool.per_q, pool.per_r, pool.per_s = places
-    if index is None:
-        return NULL
-    pool.index = strides_of(index.strides, index.shape[4])
-    return &index[0, 0, 0, 0, 0]
+    pool.small = small
+    if index is not None:
+        pool.index_size = index.shape[4]
+        pool.index = view_of(&index[0, 0, 0, 0, 0], index.strides, index.shape[4])
 
 
 def max_f32(
@@ -291,126 +326,79 @@ def max_f32(
     tuple window, tuple places, bint small, bint by_channel, int workers,
 ):
     """y and, unless None, index (its bytes). small: r*per_r + s*per_s is below 2**31 for every tap."""
-    cdef Pooling pool = pooling_of(window, x.shape, y.shape, by_channel)
-    pool.x, pool.y = strides_of(x.strides, sizeof(float)), strides_of(y.strides, sizeof(float))
-    cdef void* where = record(&pool, index, places)
-    if where == NULL:
-        max_pool(&pool, &x[0, 0, 0, 0], &y[0, 0, 0, 0], where, 0, <uint8_t>0, workers)
-    elif small:
-        max_pool(&pool, &x[0, 0, 0, 0], &y[0, 0, 0, 0], where, index.shape[4], <int32_t>0, workers)
-    else:
-        max_pool(&pool, &x[0, 0, 0, 0], &y[0, 0, 0, 0], where, index.shape[4], <int64_t>0, workers)
+    cdef Pooling pool = pooling_of(
+        window, by_channel, sizeof(float), &x[0, 0, 0, 0], x.shape, x.strides, &y[0, 0, 0, 0], y.shape, y.strides
+    )
+    record(&pool, index, places, small)
+    run(<unit_function>max_unit[float], &pool, pool.g.R * pool.g.S, False, workers)
 
 
 def max_f64(
     const double[:, :, :, :] x, double[:, :, :, :] y, uint8_t[:, :, :, :, :] index,
     tuple window, tuple places, bint small, bint by_channel, int workers,
 ):
-    cdef Pooling pool = pooling_of(window, x.shape, y.shape, by_channel)
-    pool.x, pool.y = strides_of(x.strides, sizeof(double)), strides_of(y.strides, sizeof(double))
-    cdef void* where = record(&pool, index, places)
-    if where == NULL:
-        max_pool(&pool, &x[0, 0, 0, 0], &y[0, 0, 0, 0], where, 0, <uint8_t>0, workers)
-    else:
-        max_pool(&pool, &x[0, 0, 0, 0], &y[0, 0, 0, 0], where, index.shape[4], <int64_t>0, workers)
+    cdef Pooling pool = pooling_of(
+        window, by_channel, sizeof(double), &x[0, 0, 0, 0], x.shape, x.strides, &y[0, 0, 0, 0], y.shape, y.strides
+    )
+    record(&pool, index, places, small)
+    run(<unit_function>max_unit[double], &pool, pool.g.R * pool.g.S, False, workers)
 
 
 def max_i64(
     const int64_t[:, :, :, :] x, int64_t[:, :, :, :] y, uint8_t[:, :, :, :, :] index,
     tuple window, tuple places, bint small, bint by_channel, int workers,
 ):
-    cdef Pooling pool = pooling_of(window, x.shape, y.shape, by_channel)
-    pool.x, pool.y = strides_of(x.strides, sizeof(int64_t)), strides_of(y.strides, sizeof(int64_t))
-    cdef void* where = record(&pool, index, places)
-    if where == NULL:
-        max_pool(&pool, &x[0, 0, 0, 0], &y[0, 0, 0, 0], where, 0, <uint8_t>0, workers)
-    else:
-        max_pool(&pool, &x[0, 0, 0, 0], &y[0, 0, 0, 0], where, index.shape[4], <int64_t>0, workers)
+    cdef Pooling pool = pooling_of(
+        window, by_channel, sizeof(int64_t), &x[0, 0, 0, 0], x.shape, x.strides, &y[0, 0, 0, 0], y.shape, y.strides
+    )
+    record(&pool, index, places, small)
+    run(<unit_function>max_unit[int64_t], &pool, pool.g.R * pool.g.S, False, workers)
 
 
 def max_u64(
     const uint64_t[:, :, :, :] x, uint64_t[:, :, :, :] y, uint8_t[:, :, :, :, :] index,
     tuple window, tuple places, bint small, bint by_channel, int workers,
 ):
-    cdef Pooling pool = pooling_of(window, x.shape, y.shape, by_channel)
-    pool.x, pool.y = strides_of(x.strides, sizeof(uint64_t)), strides_of(y.strides, sizeof(uint64_t))
-    cdef void* where = record(&pool, index, places)
-    if where == NULL:
-        max_pool(&pool, &x[0, 0, 0, 0], &y[0, 0, 0, 0], where, 0, <uint8_t>0, workers)
-    else:
-        max_pool(&pool, &x[0, 0, 0, 0], &y[0, 0, 0, 0], where, index.shape[4], <int64_t>0, workers)
+    cdef Pooling pool = pooling_of(
+        window, by_channel, sizeof(uint64_t), &x[0, 0, 0, 0], x.shape, x.strides, &y[0, 0, 0, 0], y.shape, y.strides
+    )
+    record(&pool, index, places, small)
+    run(<unit_function>max_unit[uint64_t], &pool, pool.g.R * pool.g.S, False, workers)
 
 
 # --- mean ------------------------------------------------------------------------------------------
 
-cdef void mean_lanes(
-    const Pooling* pool, Operation operation, real* x, real* y, const real* rows, const real* columns,
-    Py_ssize_t n, Py_ssize_t c, Py_ssize_t p, Py_ssize_t q0, Py_ssize_t q1, Py_ssize_t lanes,
-) noexcept nogil:
+cdef void mean_lanes(const Pooling* pool, Row row, Py_ssize_t q0, real* _) noexcept nogil:
     """TOTAL: y = sum of x / (rows * columns). SPREAD, its adjoint: x += y / (rows * columns)."""
     cdef real lane[LANES]
-    cdef Py_ssize_t i
+    cdef Py_ssize_t q1 = min(q0 + pool.width, pool.g.Q), lanes = row.channels if pool.by_channel else q1 - q0, i
     cdef Py_ssize_t step = pool.y.c if pool.by_channel else pool.y.w
     cdef Py_ssize_t next_column = 0 if pool.by_channel else 1
-    x += n * pool.x.n + c * pool.x.c
-    y += n * pool.y.n + c * pool.y.c + p * pool.y.h + q0 * pool.y.w
-    if operation == TOTAL:
+    cdef real* x = <real*>pool.x.first + row.n * pool.x.n + row.c * pool.x.c
+    cdef real* y = <real*>pool.y.first + offset_of(&pool.y, row, q0)
+    cdef const real* rows = <const real*>pool.row_counts
+    cdef const real* columns = <const real*>pool.column_counts
+    if pool.operation == TOTAL:
         for i in range(lanes):
             lane[i] = 0
-        walk_taps(TOTAL, pool, x, p, q0, q1, lanes, lane, <uint8_t*>NULL)
+        walk_taps(TOTAL, pool, x, row.p, q0, q1, lanes, lane, <uint8_t*>NULL)
         for i in range(lanes):
-            y[i * step] = lane[i] / (rows[p] * columns[q0 + i * next_column])
+            y[i * step] = lane[i] / (rows[row.p] * columns[q0 + i * next_column])
     else:
         for i in range(lanes):
-            lane[i] = y[i * step] / (rows[p] * columns[q0 + i * next_column])
-        walk_taps(SPREAD, pool, x, p, q0, q1, lanes, lane, <uint8_t*>NULL)
+            lane[i] = y[i * step] / (rows[row.p] * columns[q0 + i * next_column])
+        walk_taps(SPREAD, pool, x, row.p, q0, q1, lanes, lane, <uint8_t*>NULL)
 
 
-cdef void mean_row(
-    const Pooling* pool, Operation operation, real* x, real* y, const real* rows, const real* columns,
-    Py_ssize_t n, Py_ssize_t cut, Py_ssize_t p,
-) noexcept nogil:
-    cdef Py_ssize_t Q = pool.g.Q, q, c, block
-    if pool.by_channel:
-        c = cut * LANES
-        for q in range(Q):
-            mean_lanes(pool, operation, x, y, rows, columns, n, c, p, q, q + 1, min(LANES, pool.C - c))
-    else:
-        for block in range(blocks(Q)):
-            q = block * LANES
-            mean_lanes(
-                pool, operation, x, y, rows, columns, n, cut, p, q, min(q + LANES, Q), min(LANES, Q - q)
-            )
-
-
-cdef void mean_task(
-    const Pooling* pool, Operation operation, real* x, real* y, const real* rows, const real* columns,
-    Py_ssize_t task,
-) noexcept nogil:
-    """TOTAL: one output row. SPREAD: all rows of a plane, in order, since their windows overlap."""
-    cdef Py_ssize_t cuts = channel_cuts(pool)
-    cdef Py_ssize_t P = pool.g.P, p
-    if operation == TOTAL:
-        mean_row(pool, TOTAL, x, y, rows, columns, task // P // cuts, task // P % cuts, task % P)
-    else:
-        for p in range(P):
-            mean_row(pool, SPREAD, x, y, rows, columns, task // cuts, task % cuts, p)
-
-
-cdef void mean_pool(
-    const Pooling* pool, Operation operation, real* x, real* y, const real* rows, const real* columns,
-    int workers,
-) noexcept:
-    cdef Py_ssize_t task, tasks = pool.N * channel_cuts(pool)
-    if operation == TOTAL:
-        tasks *= pool.g.P
-    with nogil:
-        if workers == 1:
-            for task in range(tasks):
-                mean_task(pool, operation, x, y, rows, columns, task)
-        else:
-            for task in prange(tasks, num_threads=workers, schedule="static"):
-                mean_task(pool, operation, x, y, rows, columns, task)
+cdef void mean_unit(const Pooling* pool, Py_ssize_t unit, real* scratch) noexcept nogil:
+    cdef Py_ssize_t i, q
+    cdef Row row
+    for i in range(unit * pool.unit_rows, min((unit + 1) * pool.unit_rows, pool.rows)):
+        row = row_at(pool, i)
+        q = 0
+        while q < pool.g.Q:
+            mean_lanes(pool, row, q, scratch)
+            q += pool.width
 
 
 def avg_f32(
@@ -418,18 +406,22 @@ def avg_f32(
     tuple window, bint by_channel, int workers,
 ):
     """y[n,c,p,q] = sum of the window's pixels / (rows[p] * columns[q])."""
-    cdef Pooling pool = pooling_of(window, x.shape, y.shape, by_channel)
-    pool.x, pool.y = strides_of(x.strides, sizeof(float)), strides_of(y.strides, sizeof(float))
-    mean_pool(&pool, TOTAL, <float*>&x[0, 0, 0, 0], &y[0, 0, 0, 0], &rows[0], &columns[0], workers)
+    cdef Pooling pool = pooling_of(
+        window, by_channel, sizeof(float), &x[0, 0, 0, 0], x.shape, x.strides, &y[0, 0, 0, 0], y.shape, y.strides
+    )
+    pool.operation, pool.row_counts, pool.column_counts = TOTAL, &rows[0], &columns[0]
+    run(<unit_function>mean_unit[float], &pool, pool.g.R * pool.g.S, False, workers)
 
 
 def avg_f64(
     const double[:, :, :, :] x, double[:, :, :, :] y, const double[::1] rows, const double[::1] columns,
     tuple window, bint by_channel, int workers,
 ):
-    cdef Pooling pool = pooling_of(window, x.shape, y.shape, by_channel)
-    pool.x, pool.y = strides_of(x.strides, sizeof(double)), strides_of(y.strides, sizeof(double))
-    mean_pool(&pool, TOTAL, <double*>&x[0, 0, 0, 0], &y[0, 0, 0, 0], &rows[0], &columns[0], workers)
+    cdef Pooling pool = pooling_of(
+        window, by_channel, sizeof(double), &x[0, 0, 0, 0], x.shape, x.strides, &y[0, 0, 0, 0], y.shape, y.strides
+    )
+    pool.operation, pool.row_counts, pool.column_counts = TOTAL, &rows[0], &columns[0]
+    run(<unit_function>mean_unit[double], &pool, pool.g.R * pool.g.S, False, workers)
 
 
 def avg_grad_f32(
@@ -437,18 +429,22 @@ def avg_grad_f32(
     tuple window, bint by_channel, int workers,
 ):
     """Adds to dx, in every window, dy[n,c,p,q] / (rows[p] * columns[q])."""
-    cdef Pooling pool = pooling_of(window, dx.shape, dy.shape, by_channel)
-    pool.x, pool.y = strides_of(dx.strides, sizeof(float)), strides_of(dy.strides, sizeof(float))
-    mean_pool(&pool, SPREAD, &dx[0, 0, 0, 0], <float*>&dy[0, 0, 0, 0], &rows[0], &columns[0], workers)
+    cdef Pooling pool = pooling_of(
+        window, by_channel, sizeof(float), &dx[0, 0, 0, 0], dx.shape, dx.strides, &dy[0, 0, 0, 0], dy.shape, dy.strides
+    )
+    pool.operation, pool.row_counts, pool.column_counts = SPREAD, &rows[0], &columns[0]
+    run(<unit_function>mean_unit[float], &pool, pool.g.R * pool.g.S, True, workers)
 
 
 def avg_grad_f64(
     double[:, :, :, :] dx, const double[:, :, :, :] dy, const double[::1] rows, const double[::1] columns,
     tuple window, bint by_channel, int workers,
 ):
-    cdef Pooling pool = pooling_of(window, dx.shape, dy.shape, by_channel)
-    pool.x, pool.y = strides_of(dx.strides, sizeof(double)), strides_of(dy.strides, sizeof(double))
-    mean_pool(&pool, SPREAD, &dx[0, 0, 0, 0], <double*>&dy[0, 0, 0, 0], &rows[0], &columns[0], workers)
+    cdef Pooling pool = pooling_of(
+        window, by_channel, sizeof(double), &dx[0, 0, 0, 0], dx.shape, dx.strides, &dy[0, 0, 0, 0], dy.shape, dy.strides
+    )
+    pool.operation, pool.row_counts, pool.column_counts = SPREAD, &rows[0], &columns[0]
+    run(<unit_function>mean_unit[double], &pool, pool.g.R * pool.g.S, True, workers)
 
 
 # --- routing by index ------------------------------------------------------------------------------
@@ -463,89 +459,74 @@ ctypedef fused moved:  # what is routed: added up, or (by its size alone) put in
 
 
 cdef inline bint route(
-    const Pooling* pool, moved* plane, moved v, Py_ssize_t k, Py_ssize_t p, Py_ssize_t q,
-    const int64_t* tap_rows, const int64_t* tap_columns, Py_ssize_t taps, bint add,
+    const Pooling* pool, moved* plane, moved v, index_type index, Py_ssize_t p, Py_ssize_t q
 ) noexcept nogil:
-    """Add or put v at index k of the plane or, where taps > 0, tap k of window (p, q). False: no such pixel."""
+    """Add or put v at an index of the plane (int64), or at that tap of window (p, q). False: no such pixel."""
     cdef const Geometry* g = &pool.g
-    cdef Py_ssize_t h, w
-    if taps > 0:
-        if k >= taps:
+    cdef Py_ssize_t h, w, k = <Py_ssize_t>index
+    if index_type is int64_t:
+        if k < 0 or k >= g.H * g.W:
             return False
-        h, w = p * g.sh - g.top + tap_rows[k], q * g.sw - g.left + tap_columns[k]
+    else:
+        if k >= pool.taps:
+            return False
+        h, w = p * g.sh - g.top + pool.tap_rows[k], q * g.sw - g.left + pool.tap_columns[k]
         if h < 0 or h >= g.H or w < 0 or w >= g.W:
             return False
         k = h * g.W + w
-    elif k < 0 or k >= g.H * g.W:
-        return False
     k *= pool.x.w if g.W > 1 else pool.x.h  # NumPy may export any stride for an axis of length 1
-    plane[k] = <moved>(plane[k] + v) if add else v
+    plane[k] = <moved>(plane[k] + v) if pool.add else v
     return True
 
 
-cdef bint route_task(
-    const Pooling* pool, moved* x, const moved* y, const index_type* index,
-    const int64_t* tap_rows, const int64_t* tap_columns, Py_ssize_t taps, bint add, Py_ssize_t task,
-) noexcept nogil:
-    """One plane, or LANES channels; windows in row-major order. False: an index names no pixel."""
-    cdef Py_ssize_t cuts = channel_cuts(pool)
-    cdef Py_ssize_t n = task // cuts, cut = task % cuts, p, q, c, c1
+cdef void route_planes(const Pooling* shared, Py_ssize_t unit, moved* _, const index_type* index) noexcept nogil:
+    """Windows of each plane, or of LANES channels, in row-major order."""
+    cdef Pooling pool = shared[0]  # the loops keep its numbers in registers
+    cdef Py_ssize_t planes = pool.unit_rows // pool.g.P, plane, p, q, c
     cdef bint good = True
-    if pool.by_channel:
-        c1 = min(cut * LANES + LANES, pool.C)
-        x += n * pool.x.n
-        y += n * pool.y.n
-        index += n * pool.index.n
+    cdef Row row
+    cdef moved* x
+    cdef const moved* y
+    cdef const index_type* at
+    for plane in range(unit * planes, min((unit + 1) * planes, pool.rows // pool.g.P)):
+        row = row_at(&pool, plane * pool.g.P)
+        x = <moved*>pool.x.first + offset_of(&pool.x, row, 0)
         for p in range(pool.g.P):
-            for q in range(pool.g.Q):
-                for c in range(cut * LANES, c1):
-                    good &= route(
-                        pool, x + c * pool.x.c, y[c * pool.y.c + p * pool.y.h + q * pool.y.w],
-                        <Py_ssize_t>index[c * pool.index.c + p * pool.index.h + q * pool.index.w],
-                        p, q, tap_rows, tap_columns, taps, add,
-                    )
-    else:
-        x += n * pool.x.n + cut * pool.x.c
-        y += n * pool.y.n + cut * pool.y.c
-        index += n * pool.index.n + cut * pool.index.c
-        for p in range(pool.g.P):
-            for q in range(pool.g.Q):
-                good &= route(
-                    pool, x, y[p * pool.y.h + q * pool.y.w],
-                    <Py_ssize_t>index[p * pool.index.h + q * pool.index.w],
-                    p, q, tap_rows, tap_columns, taps, add,
-                )
-    return good
+            y = <const moved*>pool.y.first + offset_of(&pool.y, row, 0) + p * pool.y.h
+            at = index + offset_of(&pool.index, row, 0) + p * pool.index.h
+            if pool.by_channel:
+                for q in range(pool.g.Q):
+                    for c in range(row.channels):
+                        good &= route(
+                            &pool, x + c * pool.x.c, y[q * pool.y.w + c * pool.y.c],
+                            at[q * pool.index.w + c * pool.index.c], p, q,
+                        )
+            else:
+                for q in range(pool.g.Q):
+                    good &= route(&pool, x, y[q * pool.y.w], at[q * pool.index.w], p, q)
+    if not good:
+        __atomic_store_n(pool.failed, 1, __ATOMIC_RELAXED)
 
 
-cdef bint route_all(
-    const Pooling* pool, moved* x, const moved* y, const index_type* index,
-    const int64_t* tap_rows, const int64_t* tap_columns, Py_ssize_t taps, bint add, int workers,
-) noexcept:
-    cdef Py_ssize_t task, tasks = pool.N * channel_cuts(pool)
-    cdef Py_ssize_t failed = 0
-    with nogil:
-        if workers == 1:
-            for task in range(tasks):
-                failed += not route_task(pool, x, y, index, tap_rows, tap_columns, taps, add, task)
+cdef void route_unit(const Pooling* pool, Py_ssize_t unit, moved* scratch) noexcept nogil:
+    if pool.index_size == 8:
+        route_planes(pool, unit, scratch, <const int64_t*>pool.index.first)
+    elif moved is float or moved is double or moved is uint64_t:
+        if pool.index_size == 1:
+            route_planes(pool, unit, scratch, <const uint8_t*>pool.index.first)
         else:
-            for task in prange(tasks, num_threads=workers, schedule="static"):
-                failed += not route_task(pool, x, y, index, tap_rows, tap_columns, taps, add, task)
-    return failed == 0
+            route_planes(pool, unit, scratch, <const uint16_t*>pool.index.first)
 
 
 cdef bint max_grad(
-    Pooling* pool, moved* dx, const moved* dy, const uint8_t[:, :, :, :, :] index,
-    const int64_t[:, ::1] taps, int workers,
+    unit_function unit, Pooling* pool, const uint8_t[:, :, :, :, :] index, const int64_t[:, ::1] taps, int workers
 ):
-    cdef const void* where = &index[0, 0, 0, 0, 0]
-    cdef Py_ssize_t count = taps.shape[1]
-    pool.index = strides_of(index.strides, index.shape[4])
-    if index.shape[4] == 1:
-        return route_all(pool, dx, dy, <const uint8_t*>where, &taps[0, 0], &taps[1, 0], count, True, workers)
-    if index.shape[4] == 2:
-        return route_all(pool, dx, dy, <const uint16_t*>where, &taps[0, 0], &taps[1, 0], count, True, workers)
-    return route_all(pool, dx, dy, <const int64_t*>where, NULL, NULL, 0, True, workers)
+    cdef int failed = False
+    pool.index, pool.index_size = view_of(&index[0, 0, 0, 0, 0], index.strides, index.shape[4]), index.shape[4]
+    pool.taps, pool.tap_rows, pool.tap_columns = taps.shape[1], &taps[0, 0], &taps[1, 0]
+    pool.add, pool.failed = True, &failed
+    run(unit, pool, 1, True, workers)
+    return not failed
 
 
 def max_grad_f32(
@@ -557,18 +538,20 @@ def max_grad_f32(
     index: the bytes of each along the last axis; int64 are flat in the plane, whose pixels are evenly spaced in
     dx; uint8 and uint16 count taps, whose rows and columns relative to the window's corner are taps[0], taps[1].
     """
-    cdef Pooling pool = pooling_of(window, dx.shape, dy.shape, by_channel)
-    pool.x, pool.y = strides_of(dx.strides, sizeof(float)), strides_of(dy.strides, sizeof(float))
-    return max_grad(&pool, &dx[0, 0, 0, 0], &dy[0, 0, 0, 0], index, taps, workers)
+    cdef Pooling pool = pooling_of(
+        window, by_channel, sizeof(float), &dx[0, 0, 0, 0], dx.shape, dx.strides, &dy[0, 0, 0, 0], dy.shape, dy.strides
+    )
+    return max_grad(<unit_function>route_unit[float], &pool, index, taps, workers)
 
 
 def max_grad_f64(
     double[:, :, :, :] dx, const double[:, :, :, :] dy, const uint8_t[:, :, :, :, :] index,
     const int64_t[:, ::1] taps, tuple window, bint by_channel, int workers,
 ):
-    cdef Pooling pool = pooling_of(window, dx.shape, dy.shape, by_channel)
-    pool.x, pool.y = strides_of(dx.strides, sizeof(double)), strides_of(dy.strides, sizeof(double))
-    return max_grad(&pool, &dx[0, 0, 0, 0], &dy[0, 0, 0, 0], index, taps, workers)
+    cdef Pooling pool = pooling_of(
+        window, by_channel, sizeof(double), &dx[0, 0, 0, 0], dx.shape, dx.strides, &dy[0, 0, 0, 0], dy.shape, dy.strides
+    )
+    return max_grad(<unit_function>route_unit[double], &pool, index, taps, workers)
 
 
 def max_grad_u64(
@@ -576,9 +559,10 @@ def max_grad_u64(
     const int64_t[:, ::1] taps, tuple window, bint by_channel, int workers,
 ):
     """Integers modulo 2**64."""
-    cdef Pooling pool = pooling_of(window, dx.shape, dy.shape, by_channel)
-    pool.x, pool.y = strides_of(dx.strides, sizeof(uint64_t)), strides_of(dy.strides, sizeof(uint64_t))
-    return max_grad(&pool, &dx[0, 0, 0, 0], &dy[0, 0, 0, 0], index, taps, workers)
+    cdef Pooling pool = pooling_of(
+        window, by_channel, sizeof(uint64_t), &dx[0, 0, 0, 0], dx.shape, dx.strides, &dy[0, 0, 0, 0], dy.shape, dy.strides
+    )
+    return max_grad(<unit_function>route_unit[uint64_t], &pool, index, taps, workers)
 
 
 def unpool(
@@ -589,16 +573,19 @@ def unpool(
     x and y: the bytes of each element along the last axis, 1, 2, 4 or 8.
     """
     cdef Py_ssize_t size = x.shape[4]
-    cdef Pooling pool = pooling_of((1, 1, 1, 1, 1, 1, 0, 0), x.shape, y.shape, by_channel)
-    pool.x, pool.y = strides_of(x.strides, size), strides_of(y.strides, size)
-    pool.index = strides_of(index.strides, sizeof(int64_t))
-    cdef void* to = &x[0, 0, 0, 0, 0]
-    cdef const void* source = &y[0, 0, 0, 0, 0]
-    cdef const int64_t* at = &index[0, 0, 0, 0]
+    cdef int failed = False
+    cdef Pooling pool = pooling_of(
+        (1, 1, 1, 1, 1, 1, 0, 0), by_channel, size,
+        &x[0, 0, 0, 0, 0], x.shape, x.strides, &y[0, 0, 0, 0, 0], y.shape, y.strides,
+    )
+    cdef unit_function unit = <unit_function>route_unit[uint64_t]
     if size == 1:
-        return route_all(&pool, <uint8_t*>to, <const uint8_t*>source, at, NULL, NULL, 0, False, 1)
-    if size == 2:
-        return route_all(&pool, <uint16_t*>to, <const uint16_t*>source, at, NULL, NULL, 0, False, 1)
-    if size == 4:
-        return route_all(&pool, <uint32_t*>to, <const uint32_t*>source, at, NULL, NULL, 0, False, 1)
-    return route_all(&pool, <uint64_t*>to, <const uint64_t*>source, at, NULL, NULL, 0, False, 1)
+        unit = <unit_function>route_unit[uint8_t]
+    elif size == 2:
+        unit = <unit_function>route_unit[uint16_t]
+    elif size == 4:
+        unit = <unit_function>route_unit[uint32_t]
+    pool.index, pool.index_size = view_of(&index[0, 0, 0, 0], index.strides, sizeof(int64_t)), sizeof(int64_t)
+    pool.failed = &failed
+    run(unit, &pool, 1, True, 1)
+    return not failed

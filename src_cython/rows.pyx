@@ -37,11 +37,11 @@ number them as simd/convert.h does.
 """
 
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cython.parallel cimport prange, threadid
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
+from fastconv._kernels.team cimport share, unit_function
 from windows cimport first_inside, summand
 
 cdef extern from "rows.h" nogil:
@@ -94,6 +94,13 @@ cdef struct Axis:
     const int64_t* edge  # the source index of each of them, or -1
 
 
+cdef struct View:
+    char* first
+    Py_ssize_t strides[4]
+    Py_ssize_t item  # bytes of one
+    int kind
+
+
 cdef struct Task:
     Py_ssize_t planes, multiplier  # planes of the result (or slices of channels), filters a channel
     Py_ssize_t channels  # of all slices
@@ -125,6 +132,17 @@ cdef struct Task:
     const int64_t* columns
     const int64_t* order  # the place of each tap among the weights as they are given
     int way  # of the tiles
+    Py_ssize_t N
+    View x, y  # y: the rows of this pass; or dy
+    const void* cval
+    const void* filters  # or where their gradient goes, in so many pieces
+    Py_ssize_t pieces
+    const void* bias
+
+
+cdef struct Passes:
+    Py_ssize_t count
+    Task tasks[8]
 
 
 cdef struct Place:  # the block of a unit
@@ -191,17 +209,18 @@ cdef inline void dots(const RowsTile* shape, bint picked, const summand** lines,
 # --- lines -----------------------------------------------------------------------------------------
 
 
-cdef void load_pixels(const char* x, Py_ssize_t xw, Py_ssize_t item, int kind, const Task* t, Py_ssize_t elements,
-                      Py_ssize_t n, summand* out) noexcept nogil:
-    """n pixels of a row, xw bytes apart, each of `elements` elements."""
+cdef void load_pixels(const Task* t, const View* view, const char* row, Py_ssize_t step, Py_ssize_t elements, Py_ssize_t n,
+                      summand* out) noexcept nogil:
+    """Every step-th pixel of a row, n of them, each of `elements` elements."""
     cdef Py_ssize_t i
+    step *= view.strides[3]
     if t.pixel == 1:
-        take(x, xw, kind, n, out)
-    elif xw == t.padded * item and elements == t.padded:
-        take(x, item, kind, n * elements, out)
+        take(row, step, view.kind, n, out)
+    elif step == t.padded * view.item and elements == t.padded:
+        take(row, view.item, view.kind, n * elements, out)
     else:
         for i in range(n):
-            take(x + i * xw, item, kind, elements, out + i * t.padded)
+            take(row + i * step, view.item, view.kind, elements, out + i * t.padded)
 
 
 cdef inline void fill(summand* out, Py_ssize_t n, summand value) noexcept nogil:
@@ -210,10 +229,11 @@ cdef inline void fill(summand* out, Py_ssize_t n, summand value) noexcept nogil:
         out[i] = value
 
 
-cdef void load_beyond(const char* row, Py_ssize_t xw, Py_ssize_t item, int kind, const Task* t, summand cval,
-                      Py_ssize_t elements, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t end, summand* out) noexcept nogil:
+cdef void load_beyond(const Task* t, const char* row, Py_ssize_t elements, Py_ssize_t first, Py_ssize_t begin,
+                      Py_ssize_t end, summand* out) noexcept nogil:
     """Pixels begin..end of a line's phase, one by one: inside the row or beyond it."""
-    cdef Py_ssize_t i, w
+    cdef Py_ssize_t i, w, xw = t.x.strides[3]
+    cdef summand cval = (<const summand*>t.cval)[0]
     if t.w.edge == NULL and (first + begin * t.step_w >= t.w.extent or first + (end - 1) * t.step_w < 0):
         fill(out + begin * t.padded, (end - begin) * t.padded, cval)
         return
@@ -221,36 +241,35 @@ cdef void load_beyond(const char* row, Py_ssize_t xw, Py_ssize_t item, int kind,
         w = inside(&t.w, first + i * t.step_w)
         if w < 0:
             fill(out + i * t.padded, t.padded, cval)
-        elif kind == 0 and t.pixel == 1:
+        elif t.x.kind == 0 and t.pixel == 1:
             out[i] = (<const summand*>(row + w * xw))[0]
         else:
-            take(row + w * xw, item, kind, elements, out + i * t.padded)
+            take(row + w * xw, t.x.item, t.x.kind, elements, out + i * t.padded)
 
 
-cdef inline void load_phase(const char* row, Py_ssize_t xw, Py_ssize_t item, int kind, const Task* t, summand cval,
-                     Py_ssize_t elements, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t width,
-                     summand* out) noexcept nogil:
+cdef inline void load_phase(const Task* t, const char* row, Py_ssize_t elements, Py_ssize_t first, Py_ssize_t begin,
+                            Py_ssize_t end, Py_ssize_t width, summand* out) noexcept nogil:
     """One phase of a line: pixels `first` and every step_w-th one after it; begin..end are inside the row."""
     if begin > 0:
-        load_beyond(row, xw, item, kind, t, cval, elements, first, 0, begin, out)
+        load_beyond(t, row, elements, first, 0, begin, out)
     if begin < end:
-        load_pixels(row + (first + begin * t.step_w) * xw, t.step_w * xw, item, kind, t, elements, end - begin,
+        load_pixels(t, &t.x, row + (first + begin * t.step_w) * t.x.strides[3], t.step_w, elements, end - begin,
                     out + begin * t.padded)
     if end < width:
-        load_beyond(row, xw, item, kind, t, cval, elements, first, end, width, out)
+        load_beyond(t, row, elements, first, end, width, out)
 
 
-cdef inline void load_pair(const char* row, Py_ssize_t item, const Task* t, summand cval, Py_ssize_t first, Py_ssize_t begin,
-                    Py_ssize_t end, Py_ssize_t width, summand* out) noexcept nogil:
+cdef inline void load_pair(const Task* t, const char* row, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t end,
+                           Py_ssize_t width, summand* out) noexcept nogil:
     """Both phases of a line at step 2: begin..end are inside the row for both."""
     cdef summand* odd = out + t.plane
     if begin > 0:
-        load_beyond(row, item, item, 0, t, cval, 1, first, 0, begin, out)
-        load_beyond(row, item, item, 0, t, cval, 1, first + 1, 0, begin, odd)
-    unzip(<const summand*>(row + (first + 2 * begin) * item), end - begin, out + begin, odd + begin)
+        load_beyond(t, row, 1, first, 0, begin, out)
+        load_beyond(t, row, 1, first + 1, 0, begin, odd)
+    unzip(<const summand*>row + first + 2 * begin, end - begin, out + begin, odd + begin)
     if end < width:
-        load_beyond(row, item, item, 0, t, cval, 1, first, end, width, out)
-        load_beyond(row, item, item, 0, t, cval, 1, first + 1, end, width, odd)
+        load_beyond(t, row, 1, first, end, width, out)
+        load_beyond(t, row, 1, first + 1, end, width, odd)
 
 
 cdef inline Py_ssize_t reach(const Task* t, Py_ssize_t columns) noexcept nogil:
@@ -286,12 +305,16 @@ cdef inline void point(const Task* t, const char* first, Py_ssize_t pitch, Py_ss
         lines += t.group
 
 
-cdef void load_block(const char* x, const Py_ssize_t* xs, Py_ssize_t item, int kind, const Task* t, summand cval,
-                     Py_ssize_t elements, const Place* at, const summand** lines, summand* copy) noexcept nogil:
+cdef void load_block(const Task* t, const char* x, Py_ssize_t elements, const Place* at, const summand** lines,
+                     summand* copy) noexcept nogil:
     """The lines under a block of outputs, and where they are: what is inside the image begins at a multiple of 64."""
     cdef Py_ssize_t i, h, first, begin, end, phase, h0 = t.step_h * at.p0 + t.first_h
     cdef Py_ssize_t count = count_lines(t, at), width = reach(t, at.columns), left = t.pick * at.q0 + t.first_w
-    cdef bint paired = t.step_w == 2 and t.source_phases == 2 and t.pixel == 1 and kind == 0 and xs[3] == item
+    cdef bint paired = (t.step_w == 2 and t.source_phases == 2 and t.pixel == 1 and t.x.kind == 0
+                        and t.x.strides[3] == t.x.item)
+    cdef const char* row
+    cdef summand* out
+    cdef summand cval = (<const summand*>t.cval)[0]
     copy += -first_inside(t.step_w * left, t.step_w, 0, 16) * t.padded & 15
     point(t, <const char*>copy, t.line * <Py_ssize_t>sizeof(summand), 0, count, at, copy, lines)
     for phase in range(1 if paired else t.source_phases):
@@ -300,27 +323,29 @@ cdef void load_block(const char* x, const Py_ssize_t* xs, Py_ssize_t item, int k
         end = first_inside(first + paired - t.w.extent, t.step_w, begin, width)
         for i in range(count):
             h = inside(&t.h, h0 + i)
+            row = x + h * t.x.strides[2]
+            out = copy + i * t.line + phase * t.plane * t.padded
             if h < 0:
-                fill(copy + i * t.line + phase * t.plane * t.padded, (1 + paired) * t.plane * t.padded, cval)
+                fill(out, (1 + paired) * t.plane * t.padded, cval)
             elif paired:
-                load_pair(x + h * xs[2], item, t, cval, first, begin, end, width, copy + i * t.line)
+                load_pair(t, row, first, begin, end, width, out)
             else:
-                load_phase(x + h * xs[2], xs[3], item, kind, t, cval, elements, first, begin, end, width,
-                           copy + i * t.line + phase * t.plane * t.padded)
+                load_phase(t, row, elements, first, begin, end, width, out)
 
 
-cdef inline bint find_block(const char* x, const Py_ssize_t* xs, const Task* t, const Place* at, const summand* zeros,
+cdef inline bint find_block(const Task* t, const char* x, const Place* at, const summand* zeros,
                             const summand** lines) noexcept nogil:
     """The same lines as they lie in x, with zeros above and below; not if anything beyond x had to be read."""
     cdef Py_ssize_t item = sizeof(summand), lanes = ROWS_BYTES // item, h0 = t.step_h * at.p0 + t.first_h
     cdef Py_ssize_t count = count_lines(t, at), columns = (at.columns + lanes - 1) // lanes * lanes
     cdef Py_ssize_t begin = first_inside(h0, 1, 0, count), end = first_inside(h0 - t.h.extent, 1, begin, count)
-    cdef const char* row = x + (h0 + begin) * xs[2] + (t.pick * at.q0 + t.first_w) * item
-    cdef const char* last = row + (end - 1 - begin) * xs[2]
+    cdef Py_ssize_t pitch = t.x.strides[2]
+    cdef const char* row = x + (h0 + begin) * pitch + (t.pick * at.q0 + t.first_w) * item
+    cdef const char* last = row + (end - 1 - begin) * pitch
     if begin < end and (min(row, last) < t.x_begin
                         or max(row, last) + (t.pick * columns + t.reach_w) * item > t.x_end):
         return False
-    point(t, row - begin * xs[2], xs[2], begin, end, at, zeros, lines)
+    point(t, row - begin * pitch, pitch, begin, end, at, zeros, lines)
     return True
 
 
@@ -353,22 +378,22 @@ cdef inline Py_ssize_t list_columns(const Task* t, Py_ssize_t phase, const Place
     return min(at.columns, (t.Q - phase + t.phases - 1) // t.phases - at.q0)
 
 
-cdef inline void store(const Task* t, const summand* stage, Py_ssize_t rows, char* y, const Py_ssize_t* ys, int kind,
-                       Py_ssize_t item, Py_ssize_t elements, const Place* at) noexcept nogil:
-    """Rows of a tile from the stage [phase][row] to y, ys[2] bytes apart times `spread`."""
-    cdef Py_ssize_t phase, n, j, step = t.lists * ys[3], pitch = t.spread * ys[2], _m
+cdef inline void store(const Task* t, const summand* stage, Py_ssize_t rows, char* y, Py_ssize_t elements,
+                       const Place* at) noexcept nogil:
+    """Rows of a tile from the stage [phase][row] to y, `spread` rows apart."""
+    cdef Py_ssize_t phase, n, j, step = t.lists * t.y.strides[3], pitch = t.spread * t.y.strides[2], _m
     cdef const summand* line
     cdef char* out
     for phase in range(t.lists):
         n = list_columns(t, phase, at)
         line = stage + phase * ROWS_M * t.stage
-        out = y + phase * ys[3]
+        out = y + phase * t.y.strides[3]
         for _m in range(rows):
             if t.pixel == 1:
-                give(line, n, kind, out, step)
+                give(line, n, t.y.kind, out, step)
             else:
                 for j in range(n):
-                    give(line + j * t.padded, elements, kind, out + j * step, item)
+                    give(line + j * t.padded, elements, t.y.kind, out + j * step, t.y.item)
             line += t.stage
             out += pitch
 
@@ -380,25 +405,24 @@ cdef inline void get_weights(const Task* t, const summand* w, Py_ssize_t lanes, 
         packed[i * lanes] = w[t.order[i]]
 
 
-cdef inline void plane_block(const Task* t, const Place* at, RowsTile* shape, bint apart, Py_ssize_t k, const char* x,
-                             const Py_ssize_t* xs, Py_ssize_t x_item, int x_kind, summand cval, const summand* w,
-                             const summand* bias, char* y, const Py_ssize_t* ys, Py_ssize_t y_item, int y_kind,
-                             char* scratch) noexcept nogil:
+cdef inline void plane_block(const Task* t, const Place* at, RowsTile* shape, bint apart, Py_ssize_t k,
+                             summand* scratch) noexcept nogil:
     """One block of outputs of one plane of one sample."""
     cdef Py_ssize_t item = sizeof(summand), run = at.columns * t.pixel
-    cdef summand* zeros = <summand*>scratch
+    cdef const Py_ssize_t* ys = &t.y.strides[0]
+    cdef const char* x = t.x.first + at.n * t.x.strides[0] + k // t.multiplier * t.x.strides[1]
+    cdef summand* zeros = scratch
     cdef summand* packed = zeros + 2 * t.line
     cdef summand* stage = packed + t.weights
     cdef summand* copy = stage + t.lists * ROWS_M * t.stage
     cdef const summand** lines = <const summand**>(copy + t.lines * t.line + ROWS_BYTES // item)
-    cdef const summand* start = bias + k if bias != NULL else zeros
+    cdef const summand* start = <const summand*>t.bias + k if t.bias != NULL else zeros
+    cdef char* y = t.y.first + at.n * ys[0] + k * ys[1] + at.p0 * ys[2] + t.phases * at.q0 * ys[3]
     cdef Py_ssize_t r, m, list, rows, left
     cdef char* corner
-    x += at.n * xs[0] + (k if t.multiplier == 1 else k // t.multiplier) * xs[1]
-    if not (t.in_place and find_block(x, xs, t, at, zeros, lines)):
-        load_block(x, xs, x_item, x_kind, t, cval, t.pixel, at, lines, copy)
-    y += at.n * ys[0] + k * ys[1] + at.p0 * ys[2] + t.phases * at.q0 * ys[3]
-    get_weights(t, w + k * t.kernel, 1, packed)
+    if not (t.in_place and find_block(t, x, at, zeros, lines)):
+        load_block(t, x, t.pixel, at, lines, copy)
+    get_weights(t, <const summand*>t.filters + k * t.kernel, 1, packed)
     for r in range(min(t.spread, at.rows)):
         shape.firsts = <const ptrdiff_t*>t.firsts + r * t.chunks
         left = at.rows if t.spread == 1 else (at.rows - r + t.spread - 1) // t.spread
@@ -413,33 +437,35 @@ cdef inline void plane_block(const Task* t, const Place* at, RowsTile* shape, bi
                     tile(shape, t.way, rows, lines + m, zeros + t.line, packed + t.taps * shape.begins[0], start, run,
                          stage + list * ROWS_M * t.stage, t.stage)
                     shape.begins += 1
-                store(t, stage, min(rows, left), corner, ys, y_kind, y_item, t.pixel, at)
+                store(t, stage, min(rows, left), corner, t.pixel, at)
             else:
                 tile(shape, t.way, rows, lines + m, zeros + t.line, packed, start, run, <summand*>corner,
                      t.spread * ys[2] // item)
             m += rows
 
 
-cdef void slice_block(const Task* t, const Place* at, RowsTile* shape, Py_ssize_t k, const char* x, const Py_ssize_t* xs,
-                      Py_ssize_t x_item, int x_kind, summand cval, const summand* w, const summand* bias, char* y,
-                      const Py_ssize_t* ys, Py_ssize_t y_item, int y_kind, char* scratch) noexcept nogil:
+cdef void slice_block(const Task* t, const Place* at, RowsTile* shape, Py_ssize_t k, summand* scratch) noexcept nogil:
     """One block of outputs of one slice of channels of one sample: every lane is a channel."""
     cdef Py_ssize_t item = sizeof(summand), lanes = ROWS_BYTES // item, channel = k * t.pixel
     cdef Py_ssize_t elements = min(t.pixel, t.channels - channel), count = t.taps * t.begins[t.phases]
-    cdef summand* zeros = <summand*>scratch
+    cdef const Py_ssize_t* xs = &t.x.strides[0]
+    cdef const Py_ssize_t* ys = &t.y.strides[0]
+    cdef const summand* w = <const summand*>t.filters + channel * t.kernel
+    cdef const summand* bias = <const summand*>t.bias
+    cdef summand* zeros = scratch
     cdef summand* packed = zeros + 2 * t.line
     cdef summand* stage = packed + t.weights
     cdef summand* copy = stage + t.lists * ROWS_M * t.stage
     cdef const summand** lines = <const summand**>(copy + t.lines * t.line + lanes)
-    cdef bint staged, apart = y_kind != 0 or elements < t.padded or ys[1] != y_item
+    cdef bint staged, apart = t.y.kind != 0 or elements < t.padded or ys[1] != t.y.item
     cdef Py_ssize_t r, m, i, v, list, rows, left
     cdef summand start[8]
     cdef char* corner
     cdef summand* out
-    load_block(x + at.n * xs[0] + channel * xs[1], xs, x_item, x_kind, t, cval, elements, at, lines, copy)
-    y += at.n * ys[0] + channel * ys[1] + at.p0 * ys[2] + t.phases * at.q0 * ys[3]
+    cdef char* y = t.y.first + at.n * ys[0] + channel * ys[1] + at.p0 * ys[2] + t.phases * at.q0 * ys[3]
+    load_block(t, t.x.first + at.n * xs[0] + channel * xs[1], elements, at, lines, copy)
     for i in range(elements):
-        get_weights(t, w + (channel + i) * t.kernel, lanes, packed + i // lanes * count * lanes + i % lanes)
+        get_weights(t, w + i * t.kernel, lanes, packed + i // lanes * count * lanes + i % lanes)
     for r in range(min(t.spread, at.rows)):
         shape.firsts = <const ptrdiff_t*>t.firsts + r * t.chunks
         left = (at.rows - r + t.spread - 1) // t.spread
@@ -461,13 +487,11 @@ cdef void slice_block(const Task* t, const Place* at, RowsTile* shape, Py_ssize_
                          t.stage if staged else t.spread * ys[2] // item)
                     shape.begins += 1
             if staged:
-                store(t, stage, min(rows, left), corner, ys, y_kind, y_item, elements, at)
+                store(t, stage, min(rows, left), corner, elements, at)
             m += rows
 
 
-cdef void forward_unit(Py_ssize_t unit, const Task* t, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item, int x_kind,
-                       summand cval, const summand* w, const summand* bias, char* y, const Py_ssize_t* ys,
-                       Py_ssize_t y_item, int y_kind, char* scratch) noexcept nogil:
+cdef void forward_unit(const Task* t, Py_ssize_t unit, summand* scratch) noexcept nogil:
     """The same block of a few planes of one sample."""
     cdef Py_ssize_t columns_all = (t.Q + t.phases - 1) // t.phases
     cdef Py_ssize_t q_blocks = (columns_all + t.block_q - 1) // t.block_q, p_blocks = (t.P + t.block_p - 1) // t.block_p
@@ -479,74 +503,52 @@ cdef void forward_unit(Py_ssize_t unit, const Task* t, const char* x, const Py_s
     at.q0, at.p0 = unit % q_blocks * t.block_q, rest % p_blocks * t.block_p
     first, at.n = rest // p_blocks % bunches * t.bunch, rest // p_blocks // bunches
     at.rows, at.columns = min(t.block_p, t.P - at.p0), min(t.block_q, columns_all - at.q0)
-    make_masks(t, &at, <summand*>scratch)
-    apart = (y_kind != 0 or t.lists > 1 or ys[3] != t.pixel * y_item or t.zip * (at.q0 + at.columns) > t.Q
+    make_masks(t, &at, scratch)
+    apart = (t.y.kind != 0 or t.lists > 1 or t.y.strides[3] != t.pixel * t.y.item or t.zip * (at.q0 + at.columns) > t.Q
              or at.columns * t.pixel < ROWS_BYTES // <Py_ssize_t>sizeof(summand))
     for k in range(first, min(first + t.bunch, t.planes)):
         if t.each:
-            slice_block(t, &at, &shape, k, x, xs, x_item, x_kind, cval, w, bias, y, ys, y_item, y_kind, scratch)
+            slice_block(t, &at, &shape, k, scratch)
         else:
-            plane_block(t, &at, &shape, apart, k, x, xs, x_item, x_kind, cval, w, bias, y, ys, y_item, y_kind, scratch)
+            plane_block(t, &at, &shape, apart, k, scratch)
 
 
-cdef void forward_passes(Py_ssize_t unit, const Task* tasks, int passes, Py_ssize_t N, const char* x, const Py_ssize_t* xs,
-                         Py_ssize_t x_item, int x_kind, summand cval, const summand* w, const summand* bias, char* y,
-                         const Py_ssize_t* ys, Py_ssize_t y_item, int y_kind, char* scratch) noexcept nogil:
-    """One unit of every pass: phases of rows, while what they read and write is in the cache."""
-    cdef Py_ssize_t steps[4]
-    cdef int i
-    steps[0], steps[1], steps[3] = ys[0], ys[1], ys[3]
-    for i in range(passes):
-        if unit < units(&tasks[i], N):
-            steps[2] = tasks[i].row_step * ys[2]
-            forward_unit(unit, &tasks[i], x, xs, x_item, x_kind, cval, w, bias, y + tasks[i].row * ys[2], steps, y_item,
-                         y_kind, scratch)
-
-
-cdef inline Py_ssize_t units(const Task* t, Py_ssize_t N) noexcept nogil:
-    return (N * ((t.planes + t.bunch - 1) // t.bunch) * ((t.P + t.block_p - 1) // t.block_p)
+cdef inline Py_ssize_t units(const Task* t) noexcept nogil:
+    return (t.N * ((t.planes + t.bunch - 1) // t.bunch) * ((t.P + t.block_p - 1) // t.block_p)
             * (((t.Q + t.phases - 1) // t.phases + t.block_q - 1) // t.block_q))
 
 
-cdef void forward(const Task* tasks, int passes, Py_ssize_t N, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item,
-                  int x_kind, summand cval, const summand* w, const summand* bias, char* y, const Py_ssize_t* ys,
-                  Py_ssize_t y_item, int y_kind, char* scratch, Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t unit, count = 0
-    cdef int i
-    for i in range(passes):
-        count = max(count, units(&tasks[i], N))
-    if workers == 1:
-        for unit in range(count):
-            forward_passes(unit, tasks, passes, N, x, xs, x_item, x_kind, cval, w, bias, y, ys, y_item, y_kind, scratch)
-    else:
-        for unit in prange(count, num_threads=workers, schedule="static"):
-            forward_passes(unit, tasks, passes, N, x, xs, x_item, x_kind, cval, w, bias, y, ys, y_item, y_kind,
-                           scratch + threadid() * worker_bytes)
+cdef void passes_unit(const Passes* passes, Py_ssize_t unit, summand* scratch) noexcept nogil:
+    """One unit of every pass: phases of rows, while what they read and write is in the cache."""
+    cdef Py_ssize_t i
+    for i in range(passes.count):
+        if unit < units(&passes.tasks[i]):
+            forward_unit(&passes.tasks[i], unit, scratch)
 
 
 # --- weight gradient -------------------------------------------------------------------------------
 
 
-cdef void plane_dots(const Task* t, const Place* at, Py_ssize_t k, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item,
-                     int x_kind, summand cval, const char* dy, const Py_ssize_t* ys, summand* dot,
-                     char* scratch) noexcept nogil:
+cdef void plane_dots(const Task* t, const Place* at, Py_ssize_t k, summand* dot, summand* scratch) noexcept nogil:
     """Adds what one block of one plane, or one slice of channels, gives to dot[vector][tap][lane]."""
     cdef Py_ssize_t lanes = ROWS_BYTES // <Py_ssize_t>sizeof(summand), item = sizeof(summand)
     cdef Py_ssize_t channel = k * t.pixel if t.each else k
     cdef Py_ssize_t elements = min(t.pixel, t.channels - channel) if t.each else t.pixel
     cdef Py_ssize_t run = at.columns * t.pixel, steps = at.columns if t.each else (run + lanes - 1) // lanes
     cdef Py_ssize_t rest = lanes if t.each else run - (steps - 1) * lanes, pitch = t.stage
-    cdef summand* zeros = <summand*>scratch
+    cdef const Py_ssize_t* xs = &t.x.strides[0]
+    cdef const Py_ssize_t* ys = &t.y.strides[0]
+    cdef const char* x = t.x.first + at.n * xs[0] + (channel if t.each else k // t.multiplier) * xs[1]
+    cdef const char* dy = t.y.first + at.n * ys[0] + channel * ys[1] + at.p0 * ys[2] + at.q0 * ys[3]
+    cdef summand* zeros = scratch
     cdef summand* copy = zeros + 2 * t.line
     cdef summand* dy_copy = copy + t.lines * t.line + lanes
     cdef const summand** block = <const summand**>(dy_copy + t.block_p * t.stage)
     cdef const summand* rows = dy_copy
     cdef RowsTile shape = make_shape(t)
     cdef Py_ssize_t i, r, v
-    x += at.n * xs[0] + (channel if t.each else (k if t.multiplier == 1 else k // t.multiplier)) * xs[1]
-    if not (t.in_place and find_block(x, xs, t, at, zeros, block)):
-        load_block(x, xs, x_item, x_kind, t, cval, elements, at, block, copy)
-    dy += at.n * ys[0] + channel * ys[1] + at.p0 * ys[2] + at.q0 * ys[3]
+    if not (t.in_place and find_block(t, x, at, zeros, block)):
+        load_block(t, x, elements, at, block, copy)
     if not t.each:
         shape.x_step, shape.y_step = t.pick * lanes, lanes
     if (elements == t.padded and ys[1] == item if t.each else
@@ -556,7 +558,7 @@ cdef void plane_dots(const Task* t, const Place* at, Py_ssize_t k, const char* x
             shape.y_step = ys[3] // item
     else:
         for i in range(at.rows):
-            load_pixels(dy + i * ys[2], ys[3], item, 0, t, elements, at.columns, dy_copy + i * t.stage)
+            load_pixels(t, &t.y, dy + i * ys[2], 1, elements, at.columns, dy_copy + i * t.stage)
     for r in range(min(t.spread, at.rows)):
         shape.firsts = <const ptrdiff_t*>t.firsts + r * t.chunks
         for v in range(t.padded // lanes if t.each else 1):
@@ -566,34 +568,32 @@ cdef void plane_dots(const Task* t, const Place* at, Py_ssize_t k, const char* x
                  dot + v * t.taps * t.begins[1] * lanes)
 
 
-cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t N, Py_ssize_t pieces, const char* x,
-                      const Py_ssize_t* xs, Py_ssize_t x_item, int x_kind, summand cval, const char* dy,
-                      const Py_ssize_t* ys, summand* dw, char* scratch) noexcept nogil:
+cdef void weight_unit(const Task* t, Py_ssize_t unit, summand* scratch) noexcept nogil:
     """dw of a few planes, or slices of channels, summed over the blocks of one piece."""
     cdef Py_ssize_t lanes = ROWS_BYTES // <Py_ssize_t>sizeof(summand)
     cdef Py_ssize_t q_blocks = (t.Q + t.block_q - 1) // t.block_q, p_blocks = (t.P + t.block_p - 1) // t.block_p
     cdef Py_ssize_t bunches = (t.planes + t.bunch - 1) // t.bunch
-    cdef Py_ssize_t first = unit % bunches * t.bunch, piece = unit // bunches, blocks = N * p_blocks * q_blocks
+    cdef Py_ssize_t first = unit % bunches * t.bunch, piece = unit // bunches, blocks = t.N * p_blocks * q_blocks
     cdef Py_ssize_t count = t.taps * t.begins[1], vectors = t.padded // lanes if t.each else 1
     cdef Py_ssize_t k, b, i, j, v, channel
-    cdef summand* dot = <summand*>scratch
+    cdef summand* dot = scratch
     cdef summand* out
     cdef summand total
     cdef Place at
-    scratch += t.weights * sizeof(summand)
+    scratch += t.weights
     at.columns = -1
     for k in range(first, min(first + t.bunch, t.planes)):
         memset(dot, 0, vectors * count * lanes * sizeof(summand))
-        for b in range(blocks * piece // pieces, blocks * (piece + 1) // pieces):
+        for b in range(blocks * piece // t.pieces, blocks * (piece + 1) // t.pieces):
             i = b % q_blocks * t.block_q
             if at.columns < 0 or at.q0 != i:
                 at.q0, at.columns = i, min(t.block_q, t.Q - i)
-                make_masks(t, &at, <summand*>scratch)
+                make_masks(t, &at, scratch)
             at.n, at.p0 = b // q_blocks // p_blocks, b // q_blocks % p_blocks * t.block_p
             at.rows = min(t.block_p, t.P - at.p0)
-            plane_dots(t, &at, k, x, xs, x_item, x_kind, cval, dy, ys, dot, scratch)
+            plane_dots(t, &at, k, dot, scratch)
         channel = k * t.pixel if t.each else k
-        out = dw + (piece * t.channels + channel) * count
+        out = <summand*>t.filters + (piece * t.channels + channel) * count
         if t.each:  # lanes are channels
             for v in range(vectors):
                 for i in range(min(lanes, t.channels - channel - v * lanes)):
@@ -607,25 +607,20 @@ cdef void weight_unit(Py_ssize_t unit, const Task* t, Py_ssize_t N, Py_ssize_t p
                 out[t.order[j]] = total
 
 
-cdef void weight_grad(Task t, Py_ssize_t N, Py_ssize_t pieces, const char* x, const Py_ssize_t* xs, Py_ssize_t x_item,
-                      int x_kind, summand cval, const char* dy, const Py_ssize_t* ys, summand* dw, char* scratch,
-                      Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t unit, units = pieces * ((t.planes + t.bunch - 1) // t.bunch)
-    if workers == 1:
-        for unit in range(units):
-            weight_unit(unit, &t, N, pieces, x, xs, x_item, x_kind, cval, dy, ys, dw, scratch)
-    else:
-        for unit in prange(units, num_threads=workers, schedule="static"):
-            weight_unit(unit, &t, N, pieces, x, xs, x_item, x_kind, cval, dy, ys, dw, scratch + threadid() * worker_bytes)
-
-
 # --- what Python calls -----------------------------------------------------------------------------
 
 
+cdef View view_of(const void* first, const Py_ssize_t* strides, Py_ssize_t item, int kind) noexcept:
+    cdef View view
+    view.first, view.item, view.kind = <char*>first, item, kind
+    memcpy(view.strides, strides, sizeof(view.strides))
+    return view
+
+
 cdef Task make_task(tuple numbers, const int64_t[::1] tables, const int64_t[::1] rows, const int64_t[::1] columns,
-                    Py_ssize_t before_h, Py_ssize_t before_w) except *:
+                    Py_ssize_t before_h, Py_ssize_t before_w, const Py_buffer* x, int x_kind, bint zero) except *:
     """`numbers` in the order of Task; rows and columns: `edge`s; tables: residues, sizes, firsts, begins, columns,
-    order."""
+    order; zero: cval is."""
     cdef Task t
     cdef const int64_t* table = &tables[0]
     (t.planes, t.multiplier, t.channels, t.pixel, t.padded, t.each, t.h.extent, t.w.extent, t.P, t.Q, t.phases, t.zip,
@@ -639,26 +634,24 @@ cdef Task make_task(tuple numbers, const int64_t[::1] tables, const int64_t[::1]
     t.columns = t.begins + t.phases + 1
     t.order = t.columns + t.begins[t.phases]
     t.lists = t.phases // t.zip
-    t.way = ROWS_EACH if t.each else ROWS_ZIPPED if t.zip > 1 else ROWS_PICKED if t.pick > 1 else ROWS_PLAIN
-    t.in_place = False
+    t.N, t.x = x.shape[0], view_of(x.buf, x.strides, x.itemsize, x_kind)
+    t.in_place = zero and lies_well(&t)
+    t.way = (ROWS_EACH if t.each else ROWS_ZIPPED if t.zip > 1 else ROWS_PICKED if t.pick > 1
+             else ROWS_MASKED if t.in_place else ROWS_PLAIN)
+    t.x_begin = bound(<const char*>x.buf, x.shape, x.strides, x.itemsize, True)
+    t.x_end = bound(<const char*>x.buf, x.shape, x.strides, x.itemsize, False)
     return t
 
 
-cdef void place(Task* t, const Py_buffer* x, int kind, bint zero) noexcept nogil:
+cdef bint lies_well(const Task* t) noexcept nogil:
     """May lines be read in place? If all that lies beyond the edge is zeros, columns are next to each other, and the
     lines of a tile don't crowd into the same sets of the first cache (8 ways of 4 KiB)."""
-    cdef Py_ssize_t pitch = x.strides[2] if x.strides[2] > 0 else -x.strides[2], sets = 4096
-    if t.each or t.pixel > 1 or kind != 0 or t.step_w != 1 or x.strides[3] != x.itemsize or not zero:
-        return
+    cdef Py_ssize_t pitch = t.x.strides[2] if t.x.strides[2] > 0 else -t.x.strides[2], sets = 4096
+    if t.h.edge != NULL or t.w.edge != NULL or t.each or t.pixel > 1 or t.x.kind != 0 or t.step_w != 1:
+        return False
     while pitch % sets:
         sets //= 2
-    if (2 * ROWS_M + t.reach_h) * sets > 8 * 4096:
-        return
-    t.in_place = True
-    if t.way == ROWS_PLAIN:
-        t.way = ROWS_MASKED
-    t.x_begin = bound(<const char*>x.buf, x.shape, x.strides, x.itemsize, True)
-    t.x_end = bound(<const char*>x.buf, x.shape, x.strides, x.itemsize, False)
+    return t.x.strides[3] == t.x.item and (2 * ROWS_M + t.reach_h) * sets <= 8 * 4096
 
 
 cdef const char* bound(const char* buf, const Py_ssize_t* shape, const Py_ssize_t* strides, Py_ssize_t item,
@@ -671,112 +664,87 @@ cdef const char* bound(const char* buf, const Py_ssize_t* shape, const Py_ssize_
     return buf if lower else buf + item
 
 
+cdef void forward(x, int x_kind, const summand[:, ::1] w, const summand[::1] bias, y, int y_kind, summand cval, list passes,
+                  const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
+                  uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers) except *:
+    """y (N, planes, P, Q) of x (N, channels, H, W), any strides; up to PASSES passes, (numbers, tables) each."""
+    cdef Passes p
+    cdef Task* t
+    cdef Py_buffer a, b
+    cdef Py_ssize_t count = 0
+    p.count = 0
+    PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
+    try:
+        PyObject_GetBuffer(y, &b, PyBUF_STRIDES | PyBUF_WRITABLE)
+        try:
+            for numbers, tables in passes:
+                t = &p.tasks[p.count]
+                t[0] = make_task(numbers, tables, rows, columns, before_h, before_w, &a, x_kind, cval == 0)
+                t.y = view_of(<char*>b.buf + t.row * b.strides[2], b.strides, b.itemsize, y_kind)
+                t.y.strides[2] *= t.row_step
+                t.filters, t.bias, t.cval = &w[0, 0], &bias[0] if bias.shape[0] else NULL, &cval
+                p.count, count = p.count + 1, max(count, units(t))
+            with nogil:
+                share(<unit_function>passes_unit[summand], &p, count, <char*>&scratch[0], worker_bytes, workers)
+        finally:
+            PyBuffer_Release(&b)
+    finally:
+        PyBuffer_Release(&a)
+
+
+cdef void weight_grad(x, int x_kind, const summand[:, :, :, :] dy, summand[:, :, ::1] dw, summand cval, tuple numbers,
+                      const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
+                      const int64_t[::1] tables, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers) except *:
+    """dw (pieces, channels, taps), to be added up by the caller."""
+    cdef Task t
+    cdef Py_buffer a
+    cdef const char* first = <const char*>&dy[0, 0, 0, 0]
+    PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
+    try:
+        t = make_task(numbers, tables, rows, columns, before_h, before_w, &a, x_kind, cval == 0)
+        t.y, t.y_end = view_of(first, dy.strides, sizeof(summand), 0), bound(first, dy.shape, dy.strides, sizeof(summand), False)
+        t.filters, t.pieces, t.cval = &dw[0, 0, 0], dw.shape[0], &cval
+        with nogil:
+            share(<unit_function>weight_unit[summand], &t, t.pieces * ((t.planes + t.bunch - 1) // t.bunch),
+                  <char*>&scratch[0], worker_bytes, workers)
+    finally:
+        PyBuffer_Release(&a)
+
+
 def f32_forward(x, int x_kind, const float[:, ::1] w, const float[::1] bias, y, int y_kind, float cval, list passes,
                 const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
                 uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """y (N, planes, P, Q) of x (N, channels, H, W), any strides; up to PASSES passes, (numbers, tables) each."""
-    cdef Task tasks[8]
-    cdef Py_buffer a, b
-    cdef int i, count = len(passes)
-    PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
-    try:
-        for i in range(count):
-            tasks[i] = make_task(passes[i][0], passes[i][1], rows, columns, before_h, before_w)
-            place(&tasks[i], &a, x_kind, cval == 0 and tasks[i].h.edge == NULL and tasks[i].w.edge == NULL)
-        PyObject_GetBuffer(y, &b, PyBUF_STRIDES | PyBUF_WRITABLE)
-        with nogil:
-            forward[float](tasks, count, a.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval, &w[0, 0],
-                           &bias[0] if bias.shape[0] else NULL, <char*>b.buf, b.strides, b.itemsize, y_kind,
-                           <char*>&scratch[0], worker_bytes, workers)
-        PyBuffer_Release(&b)
-    finally:
-        PyBuffer_Release(&a)
-
-
-def f64_forward(x, int x_kind, const double[:, ::1] w, const double[::1] bias, y, int y_kind, double cval, list passes,
-                const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
-                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """y (N, planes, P, Q) of x (N, channels, H, W), any strides; up to PASSES passes, (numbers, tables) each."""
-    cdef Task tasks[8]
-    cdef Py_buffer a, b
-    cdef int i, count = len(passes)
-    PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
-    try:
-        for i in range(count):
-            tasks[i] = make_task(passes[i][0], passes[i][1], rows, columns, before_h, before_w)
-            place(&tasks[i], &a, x_kind, cval == 0 and tasks[i].h.edge == NULL and tasks[i].w.edge == NULL)
-        PyObject_GetBuffer(y, &b, PyBUF_STRIDES | PyBUF_WRITABLE)
-        with nogil:
-            forward[double](tasks, count, a.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval, &w[0, 0],
-                           &bias[0] if bias.shape[0] else NULL, <char*>b.buf, b.strides, b.itemsize, y_kind,
-                           <char*>&scratch[0], worker_bytes, workers)
-        PyBuffer_Release(&b)
-    finally:
-        PyBuffer_Release(&a)
-
-
-def u64_forward(x, int x_kind, const uint64_t[:, ::1] w, const uint64_t[::1] bias, y, int y_kind, uint64_t cval, list passes,
-                const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
-                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """y (N, planes, P, Q) of x (N, channels, H, W), any strides; up to PASSES passes, (numbers, tables) each."""
-    cdef Task tasks[8]
-    cdef Py_buffer a, b
-    cdef int i, count = len(passes)
-    PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
-    try:
-        for i in range(count):
-            tasks[i] = make_task(passes[i][0], passes[i][1], rows, columns, before_h, before_w)
-            place(&tasks[i], &a, x_kind, cval == 0 and tasks[i].h.edge == NULL and tasks[i].w.edge == NULL)
-        PyObject_GetBuffer(y, &b, PyBUF_STRIDES | PyBUF_WRITABLE)
-        with nogil:
-            forward[uint64_t](tasks, count, a.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval, &w[0, 0],
-                           &bias[0] if bias.shape[0] else NULL, <char*>b.buf, b.strides, b.itemsize, y_kind,
-                           <char*>&scratch[0], worker_bytes, workers)
-        PyBuffer_Release(&b)
-    finally:
-        PyBuffer_Release(&a)
+    forward[float](x, x_kind, w, bias, y, y_kind, cval, passes, rows, columns, before_h, before_w, scratch, worker_bytes, workers)
 
 
 def f32_weight_grad(x, int x_kind, const float[:, :, :, :] dy, float[:, :, ::1] dw, float cval, tuple numbers,
                     const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
                     const int64_t[::1] tables, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """dw (pieces, channels, taps), to be added up by the caller."""
-    cdef Task t = make_task(numbers, tables, rows, columns, before_h, before_w)
-    cdef Py_buffer a
-    PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
-    place(&t, &a, x_kind, cval == 0 and t.h.edge == NULL and t.w.edge == NULL)
-    t.y_end = bound(<const char*>&dy[0, 0, 0, 0], dy.shape, dy.strides, sizeof(dy[0, 0, 0, 0]), False)
-    with nogil:
-        weight_grad[float](t, a.shape[0], dw.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval,
-                           <const char*>&dy[0, 0, 0, 0], dy.strides, &dw[0, 0, 0], <char*>&scratch[0], worker_bytes, workers)
-    PyBuffer_Release(&a)
+    weight_grad[float](x, x_kind, dy, dw, cval, numbers, rows, columns, before_h, before_w, tables, scratch, worker_bytes,
+                      workers)
+
+
+def f64_forward(x, int x_kind, const double[:, ::1] w, const double[::1] bias, y, int y_kind, double cval, list passes,
+                const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
+                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    forward[double](x, x_kind, w, bias, y, y_kind, cval, passes, rows, columns, before_h, before_w, scratch, worker_bytes, workers)
 
 
 def f64_weight_grad(x, int x_kind, const double[:, :, :, :] dy, double[:, :, ::1] dw, double cval, tuple numbers,
                     const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
                     const int64_t[::1] tables, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """dw (pieces, channels, taps), to be added up by the caller."""
-    cdef Task t = make_task(numbers, tables, rows, columns, before_h, before_w)
-    cdef Py_buffer a
-    PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
-    place(&t, &a, x_kind, cval == 0 and t.h.edge == NULL and t.w.edge == NULL)
-    t.y_end = bound(<const char*>&dy[0, 0, 0, 0], dy.shape, dy.strides, sizeof(dy[0, 0, 0, 0]), False)
-    with nogil:
-        weight_grad[double](t, a.shape[0], dw.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval,
-                           <const char*>&dy[0, 0, 0, 0], dy.strides, &dw[0, 0, 0], <char*>&scratch[0], worker_bytes, workers)
-    PyBuffer_Release(&a)
+    weight_grad[double](x, x_kind, dy, dw, cval, numbers, rows, columns, before_h, before_w, tables, scratch, worker_bytes,
+                      workers)
+
+
+def u64_forward(x, int x_kind, const uint64_t[:, ::1] w, const uint64_t[::1] bias, y, int y_kind, uint64_t cval, list passes,
+                const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
+                uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    forward[uint64_t](x, x_kind, w, bias, y, y_kind, cval, passes, rows, columns, before_h, before_w, scratch, worker_bytes, workers)
 
 
 def u64_weight_grad(x, int x_kind, const uint64_t[:, :, :, :] dy, uint64_t[:, :, ::1] dw, uint64_t cval, tuple numbers,
                     const int64_t[::1] rows, const int64_t[::1] columns, Py_ssize_t before_h, Py_ssize_t before_w,
                     const int64_t[::1] tables, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """dw (pieces, channels, taps), to be added up by the caller."""
-    cdef Task t = make_task(numbers, tables, rows, columns, before_h, before_w)
-    cdef Py_buffer a
-    PyObject_GetBuffer(x, &a, PyBUF_STRIDES)
-    place(&t, &a, x_kind, cval == 0 and t.h.edge == NULL and t.w.edge == NULL)
-    t.y_end = bound(<const char*>&dy[0, 0, 0, 0], dy.shape, dy.strides, sizeof(dy[0, 0, 0, 0]), False)
-    with nogil:
-        weight_grad[uint64_t](t, a.shape[0], dw.shape[0], <const char*>a.buf, a.strides, a.itemsize, x_kind, cval,
-                           <const char*>&dy[0, 0, 0, 0], dy.strides, &dw[0, 0, 0], <char*>&scratch[0], worker_bytes, workers)
-    PyBuffer_Release(&a)
+    weight_grad[uint64_t](x, x_kind, dy, dw, cval, numbers, rows, columns, before_h, before_w, tables, scratch, worker_bytes,
+                      workers)

@@ -24,13 +24,13 @@ At step 1 SEPARABLE_LINES lines are summed at a time: they share all rows but th
 
 Sums of several terms can be NaN or overflow where the kernel's own sum isn't or doesn't. Given the kernel itself (`w`),
 lines that aren't finite are computed again by it, row by row of its taps. Each worker has `worker_bytes` of scratch,
-64-byte aligned; workers == 1 never enters a parallel region.
+64-byte aligned.
 """
 
-from cython.parallel cimport prange, threadid
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from fastconv._kernels.team cimport share, unit_function
 from windows cimport first_inside, summand
 
 cdef extern from "tiles.h" nogil:
@@ -78,6 +78,15 @@ cdef struct Task:
     const int64_t* rows
     const int64_t* columns
     const int64_t* taps
+    const char* x
+    const Py_ssize_t* xs  # strides in bytes
+    const void* cval
+    const void* by_columns
+    const void* by_rows
+    const void* w  # NULL where lines that aren't finite are right
+    const void* bias
+    char* y
+    const Py_ssize_t* ys
 
 
 cdef inline void row_tile(const summand* x, const Task* t, const summand* w, summand* y, Py_ssize_t length,
@@ -136,10 +145,11 @@ cdef inline void give(const summand* x, Py_ssize_t n, char* out, Py_ssize_t step
         u64_give(x, n, out, step)
 
 
-cdef inline void load_places(const char* image, Py_ssize_t step, const Task* t, summand cval, Py_ssize_t v0,
-                             Py_ssize_t begin, Py_ssize_t end, summand* row) noexcept nogil:
+cdef inline void load_places(const Task* t, const char* image, Py_ssize_t v0, Py_ssize_t begin, Py_ssize_t end,
+                             summand* row) noexcept nogil:
     """row[k] = the padded row at v0 + k*sw, place by place. image == NULL: the constant."""
-    cdef Py_ssize_t k, w
+    cdef Py_ssize_t k, w, step = t.xs[3]
+    cdef summand cval = (<const summand*>t.cval)[0]
     for k in range(begin, end):
         w = t.columns[v0 + k * t.sw]
         if image == NULL or w < 0:
@@ -148,21 +158,20 @@ cdef inline void load_places(const char* image, Py_ssize_t step, const Task* t, 
             take(image + w * step, step, t.kind, 1, row + k)
 
 
-cdef void load_row(const char* x, const Py_ssize_t* xs, const Task* t, summand cval, Py_ssize_t u, Py_ssize_t q0,
-                   Py_ssize_t columns, summand* row) noexcept nogil:
+cdef void load_row(const Task* t, const char* x, Py_ssize_t u, Py_ssize_t q0, Py_ssize_t columns, summand* row) noexcept nogil:
     """Padded row u under the outputs from q0 on, in the order of the picture above."""
     cdef Py_ssize_t b, v0, last, offset, inside, outside, width = columns + (t.S - 1) * t.dw // t.sw
-    cdef const char* image = x + t.rows[u] * xs[2] if t.rows[u] >= 0 else NULL
+    cdef const char* image = x + t.rows[u] * t.xs[2] if t.rows[u] >= 0 else NULL
     for b in range(t.phases):
         v0 = q0 * t.sw + b * t.dw % t.sw
         last = min(width, (t.padded_w - v0 + t.sw - 1) // t.sw)
         offset = v0 - t.left
         inside = first_inside(offset, t.sw, 0, last) if image != NULL else last
         outside = first_inside(offset - t.W, t.sw, inside, last)
-        load_places(image, xs[3], t, cval, v0, 0, inside, row)
+        load_places(t, image, v0, 0, inside, row)
         if inside < outside:
-            take(image + (inside * t.sw + offset) * xs[3], t.sw * xs[3], t.kind, outside - inside, row + inside)
-        load_places(image, xs[3], t, cval, v0, outside, last, row)
+            take(image + (inside * t.sw + offset) * t.xs[3], t.sw * t.xs[3], t.kind, outside - inside, row + inside)
+        load_places(t, image, v0, outside, last, row)
         row += t.row_pitch
 
 
@@ -175,38 +184,39 @@ cdef inline void store(const summand* line, const Task* t, Py_ssize_t n, char* y
             (<summand*>(y + k * step))[0] = line[k]
 
 
-cdef void unit(Py_ssize_t number, const Task* t, const char* x, const Py_ssize_t* xs, summand cval,
-               const summand* columns, const summand* rows, const summand* w, const summand* bias, char* y,
-               const Py_ssize_t* ys, char* scratch) noexcept nogil:
+cdef void forward_unit(const Task* t, Py_ssize_t unit, summand* scratch) noexcept nogil:
     """One band of lines of one class, one block of columns, of one channel of one sample."""
     cdef Py_ssize_t q_blocks = (t.Q + t.block_q - 1) // t.block_q
     cdef Py_ssize_t j_blocks = ((t.P + t.spread - 1) // t.spread + t.block_j - 1) // t.block_j
-    cdef Py_ssize_t q0 = number % q_blocks * t.block_q, rest = number // q_blocks
+    cdef Py_ssize_t q0 = unit % q_blocks * t.block_q, rest = unit // q_blocks
     cdef Py_ssize_t j0 = rest % j_blocks * t.block_j, a = rest // j_blocks % t.classes
     cdef Py_ssize_t c = rest // j_blocks // t.classes % t.C, n = rest // j_blocks // t.classes // t.C
     cdef Py_ssize_t j1 = min(j0 + t.block_j, (t.P - a + t.spread - 1) // t.spread)
     cdef Py_ssize_t width = min(t.block_q, t.Q - q0), item = sizeof(summand)
-    cdef summand* ring = <summand*>scratch
+    cdef summand* ring = scratch
     cdef summand* row = ring + t.slots * t.terms * t.pitch
     cdef summand* bounce = row + t.phases * t.row_pitch  # lines of y, where it isn't written as it is summed
     cdef const summand** sources = <const summand**>(bounce + SEPARABLE_LINES * t.pitch)
-    cdef Py_ssize_t pixel = t.sw * xs[3]
+    cdef const Py_ssize_t* xs = t.xs
+    cdef const Py_ssize_t* ys = t.ys
+    cdef const char* x = t.x + n * xs[0] + c * xs[1]
     cdef const char* ahead = x  # the row that is read next
+    cdef const summand* columns = <const summand*>t.by_columns + c * t.terms * t.R
+    cdef const summand* rows = <const summand*>t.by_rows + c * t.terms * t.S
+    cdef const summand* w = <const summand*>t.w
+    cdef Py_ssize_t pixel = t.sw * xs[3]
     cdef Py_ssize_t j = j0, i, next_row = 0, h, m, r, lines, ld, b, k
     cdef bint again, bounced = t.integers or ys[3] != item
-    cdef summand start = bias[c] if bias != NULL else 0
+    cdef summand start = (<const summand*>t.bias)[c] if t.bias != NULL else 0
     cdef summand* out
+    cdef char* y = t.y + n * ys[0] + c * ys[1] + a * ys[2] + q0 * ys[3]
     cdef char* to
-    x += n * xs[0] + c * xs[1]
-    y += n * ys[0] + c * ys[1] + a * ys[2] + q0 * ys[3]
-    columns += c * t.terms * t.R
-    rows += c * t.terms * t.S
     if w != NULL:
         w += c * t.R * t.S
     while j < j1:
         lines = SEPARABLE_LINES if t.slots > t.R and j + SEPARABLE_LINES <= j1 else 1
         for i in range(max(next_row, j * t.step), (j + lines - 1) * t.step + t.R):
-            load_row(x, xs, t, cval, a * t.sh + i * t.dh, q0, width, row)
+            load_row(t, x, a * t.sh + i * t.dh, q0, width, row)
             h = t.rows[min(a * t.sh + (i + 1) * t.dh, t.padded_h - 1)]
             ahead = x + max(h, 0) * xs[2] + max(q0 * t.sw - t.left, 0) * xs[3]
             for m in range(t.terms):
@@ -226,36 +236,11 @@ cdef void unit(Py_ssize_t number, const Task* t, const char* x, const Py_ssize_t
                 for k in range(width):
                     bounce[b * t.pitch + k] = start
                 for r in range(t.R):
-                    load_row(x, xs, t, cval, a * t.sh + ((j + b) * t.step + r) * t.dh, q0, width, row)
+                    load_row(t, x, a * t.sh + ((j + b) * t.step + r) * t.dh, q0, width, row)
                     row_tile(row, t, w + r * t.S, bounce + b * t.pitch, width, True, x, 0)
             store(bounce + b * t.pitch, t, width, to + b * t.spread * ys[2], ys[3])
         j += lines
 
-
-cdef void forward(Task t, Py_ssize_t N, const char* x, const Py_ssize_t* xs, summand cval, const summand* columns,
-                  const summand* rows, const summand* w, const summand* bias, char* y, const Py_ssize_t* ys,
-                  char* scratch, Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t number, lines = (t.P + t.spread - 1) // t.spread
-    cdef Py_ssize_t numbers = (N * t.C * t.classes * ((lines + t.block_j - 1) // t.block_j)
-                               * ((t.Q + t.block_q - 1) // t.block_q))
-    if workers == 1:
-        for number in range(numbers):
-            unit(number, &t, x, xs, cval, columns, rows, w, bias, y, ys, scratch)
-    else:
-        for number in prange(numbers, num_threads=workers, schedule="static"):
-            unit(number, &t, x, xs, cval, columns, rows, w, bias, y, ys, scratch + threadid() * worker_bytes)
-
-
-cdef Task make_task(tuple geometry, tuple blocks, const int64_t[::1] rows, const int64_t[::1] columns,
-                    const int64_t[::1] taps, int kind, bint integers) except *:
-    cdef Task t
-    t.C, t.W, t.R, t.S, t.P, t.Q, t.left, t.sh, t.sw, t.dh, t.dw, t.spread, t.step, t.terms = geometry
-    t.block_j, t.block_q, t.slots, t.pitch, t.phases, t.row_pitch = blocks
-    t.classes = min(t.spread, t.P)
-    t.kind, t.integers = kind, integers
-    t.rows, t.columns, t.taps, t.padded_h, t.padded_w = (
-        &rows[0], &columns[0], &taps[0], rows.shape[0], columns.shape[0])
-    return t
 
 # One entry for each dtype of the sums. x: (N, C, height, width, bytes of a number of `kind`, see simd/convert.h), any
 # strides; y: likewise, of the sums' dtype or, `integers`, of int64. by_columns (C, terms, R), by_rows (C, terms, S);
@@ -263,16 +248,35 @@ cdef Task make_task(tuple geometry, tuple blocks, const int64_t[::1] rows, const
 # vectors as fastconv/algorithms/separable.py makes them.
 
 
+cdef void forward(const uint8_t[:, :, :, :, :] x, int kind, const summand[:, :, ::1] by_columns,
+                  const summand[:, :, ::1] by_rows, const summand[:, :, ::1] w, const summand[::1] bias,
+                  uint8_t[:, :, :, :, :] y, bint integers, summand cval, tuple geometry, tuple blocks,
+                  const int64_t[::1] rows, const int64_t[::1] columns, const int64_t[::1] taps, uint8_t[::1] scratch,
+                  Py_ssize_t worker_bytes, int workers) except *:
+    cdef Task t
+    cdef Py_ssize_t units
+    t.C, t.W, t.R, t.S, t.P, t.Q, t.left, t.sh, t.sw, t.dh, t.dw, t.spread, t.step, t.terms = geometry
+    t.block_j, t.block_q, t.slots, t.pitch, t.phases, t.row_pitch = blocks
+    t.classes = min(t.spread, t.P)
+    t.rows, t.columns, t.taps, t.padded_h, t.padded_w = (
+        &rows[0], &columns[0], &taps[0], rows.shape[0], columns.shape[0])
+    t.x, t.xs, t.kind, t.cval = <const char*>&x[0, 0, 0, 0, 0], x.strides, kind, &cval
+    t.y, t.ys, t.integers = <char*>&y[0, 0, 0, 0, 0], y.strides, integers
+    t.by_columns, t.by_rows = &by_columns[0, 0, 0], &by_rows[0, 0, 0]
+    t.w, t.bias = &w[0, 0, 0] if w.shape[0] else NULL, &bias[0] if bias.shape[0] else NULL
+    units = x.shape[0] * t.C * t.classes * (((t.P + t.spread - 1) // t.spread + t.block_j - 1) // t.block_j)
+    units *= (t.Q + t.block_q - 1) // t.block_q
+    with nogil:
+        share(<unit_function>forward_unit[summand], &t, units, <char*>&scratch[0], worker_bytes, workers)
+
+
 def f32_forward(const uint8_t[:, :, :, :, :] x, int kind, const float[:, :, ::1] by_columns,
                 const float[:, :, ::1] by_rows, const float[:, :, ::1] w, const float[::1] bias,
                 uint8_t[:, :, :, :, :] y, bint integers, float cval, tuple geometry, tuple blocks,
                 const int64_t[::1] rows, const int64_t[::1] columns, const int64_t[::1] taps, uint8_t[::1] scratch,
                 Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(geometry, blocks, rows, columns, taps, kind, integers)
-    with nogil:
-        forward[float](t, x.shape[0], <const char*>&x[0, 0, 0, 0, 0], x.strides, cval, &by_columns[0, 0, 0],
-                       &by_rows[0, 0, 0], &w[0, 0, 0] if w.shape[0] else NULL, &bias[0] if bias.shape[0] else NULL,
-                       <char*>&y[0, 0, 0, 0, 0], y.strides, <char*>&scratch[0], worker_bytes, workers)
+    forward[float](x, kind, by_columns, by_rows, w, bias, y, integers, cval, geometry, blocks, rows, columns, taps,
+                  scratch, worker_bytes, workers)
 
 
 def f64_forward(const uint8_t[:, :, :, :, :] x, int kind, const double[:, :, ::1] by_columns,
@@ -280,11 +284,8 @@ def f64_forward(const uint8_t[:, :, :, :, :] x, int kind, const double[:, :, ::1
                 uint8_t[:, :, :, :, :] y, bint integers, double cval, tuple geometry, tuple blocks,
                 const int64_t[::1] rows, const int64_t[::1] columns, const int64_t[::1] taps, uint8_t[::1] scratch,
                 Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(geometry, blocks, rows, columns, taps, kind, integers)
-    with nogil:
-        forward[double](t, x.shape[0], <const char*>&x[0, 0, 0, 0, 0], x.strides, cval, &by_columns[0, 0, 0],
-                        &by_rows[0, 0, 0], &w[0, 0, 0] if w.shape[0] else NULL, &bias[0] if bias.shape[0] else NULL,
-                        <char*>&y[0, 0, 0, 0, 0], y.strides, <char*>&scratch[0], worker_bytes, workers)
+    forward[double](x, kind, by_columns, by_rows, w, bias, y, integers, cval, geometry, blocks, rows, columns, taps,
+                  scratch, worker_bytes, workers)
 
 
 def u64_forward(const uint8_t[:, :, :, :, :] x, int kind, const uint64_t[:, :, ::1] by_columns,
@@ -292,8 +293,5 @@ def u64_forward(const uint8_t[:, :, :, :, :] x, int kind, const uint64_t[:, :, :
                 uint8_t[:, :, :, :, :] y, bint integers, uint64_t cval, tuple geometry, tuple blocks,
                 const int64_t[::1] rows, const int64_t[::1] columns, const int64_t[::1] taps, uint8_t[::1] scratch,
                 Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(geometry, blocks, rows, columns, taps, kind, integers)
-    with nogil:
-        forward[uint64_t](t, x.shape[0], <const char*>&x[0, 0, 0, 0, 0], x.strides, cval, &by_columns[0, 0, 0],
-                          &by_rows[0, 0, 0], &w[0, 0, 0] if w.shape[0] else NULL, &bias[0] if bias.shape[0] else NULL,
-                          <char*>&y[0, 0, 0, 0, 0], y.strides, <char*>&scratch[0], worker_bytes, workers)
+    forward[uint64_t](x, kind, by_columns, by_rows, w, bias, y, integers, cval, geometry, blocks, rows, columns, taps,
+                  scratch, worker_bytes, workers)

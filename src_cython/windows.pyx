@@ -6,86 +6,65 @@ dilations no longer than the padded image, and the boundary's two index vectors.
     im2col    cols[n, (c*R + r)*S + s, p*Q + q]  = x[n, c, rows[p*sh + r*dh], columns[q*sw + s*dw]]
     col2im    x[n, c, rows[p*sh + r*dh], columns[q*sw + s*dw]] += cols[n, (c*R + r)*S + s, p*Q + q]
 
-x has any strides (N, C, H, W order); cols has contiguous pixels, and contiguous rows where it is written.
+x has any strides (N, C, H, W order), and is contiguous where it is written; cols has contiguous pixels.
 """
 
-from cython.parallel cimport prange
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from fastconv._kernels.team cimport share, unit_function
 from windows cimport Geometry, element, gather_windows, scatter_windows, summand
 
 cdef enum:
     BLOCK_BYTES = 65536  # of one window row: the image rows that it needs stay in the caches near the core
 
 
-cdef Geometry geometry_of(
-    tuple numbers, Py_ssize_t H, Py_ssize_t W, const int64_t[::1] rows, const int64_t[::1] columns
+cdef struct Task:
+    Geometry g
+    void* x
+    void* cols
+    const void* cval
+    Py_ssize_t N, C, height, blocks  # output rows of a block, and the blocks of a plane
+    Py_ssize_t xn, xc, xh, xw, cn, ld  # strides in elements
+
+
+cdef Task make_task(
+    const element[:, :, :, :] x, const element[:, :, :] cols, const int64_t[::1] rows, const int64_t[::1] columns,
+    tuple geometry,
 ) except *:
-    cdef Geometry g
-    g.H, g.W = H, W
-    g.R, g.S, g.P, g.Q, g.top, g.left, g.sh, g.sw, g.dh, g.dw = numbers
-    g.rows, g.columns = &rows[0], &columns[0]
-    return g
+    cdef Task t
+    cdef Py_ssize_t size = sizeof(element)
+    t.g.R, t.g.S, t.g.P, t.g.Q, t.g.top, t.g.left, t.g.sh, t.g.sw, t.g.dh, t.g.dw = geometry
+    t.g.rows, t.g.columns = &rows[0], &columns[0]
+    t.x, t.cols, t.cval = <void*>&x[0, 0, 0, 0], <void*>&cols[0, 0, 0], NULL
+    t.N, t.C, t.g.H, t.g.W = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+    t.xn, t.xc, t.xh, t.xw = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size, x.strides[3] // size
+    t.cn, t.ld = cols.strides[0] // size, cols.strides[1] // size
+    t.height = max(1, min(t.g.P, BLOCK_BYTES // (t.g.Q * size)))
+    t.blocks = (t.g.P + t.height - 1) // t.height
+    return t
 
 
-cdef inline Py_ssize_t rows_per_block(const Geometry* g, size_t itemsize) noexcept nogil:
-    return max(1, min(g.P, BLOCK_BYTES // <Py_ssize_t>(g.Q * itemsize)))
+cdef void im2col_unit(const Task* t, Py_ssize_t unit, element* scratch) noexcept nogil:
+    """Unit (n*blocks + block)*C + c: one block of output rows of one channel.
 
-
-cdef inline void im2col_piece(
-    const element* x, Py_ssize_t xn, Py_ssize_t xc, Py_ssize_t xh, Py_ssize_t xw,
-    const Geometry* g, element cval, Py_ssize_t C, Py_ssize_t blocks, Py_ssize_t height,
-    element* cols, Py_ssize_t piece,
-) noexcept nogil:
-    """Piece (n*blocks + block)*C + c: one block of output rows of one channel."""
-    cdef Py_ssize_t c = piece % C, n = piece // C // blocks, p = piece // C % blocks * height, pixels = g.P * g.Q
+    Channels innermost: with channels last (xc == 1) they share the cache lines of a block's image rows.
+    """
+    cdef Py_ssize_t c = unit % t.C, n = unit // t.C // t.blocks, p = unit // t.C % t.blocks * t.height
     gather_windows(
-        x + n * xn + c * xc, xc, xh, xw, g, cval, 0, 1, p, min(p + height, g.P), 0, g.Q,
-        cols + (n * C + c) * g.R * g.S * pixels + p * g.Q, pixels,
+        <const element*>t.x + n * t.xn + c * t.xc, t.xc, t.xh, t.xw, &t.g, (<const element*>t.cval)[0], 0, 1,
+        p, min(p + t.height, t.g.P), 0, t.g.Q, <element*>t.cols + n * t.cn + c * t.g.R * t.g.S * t.ld + p * t.g.Q, t.ld,
     )
 
 
-cdef void im2col(
-    const element* x, Py_ssize_t xn, Py_ssize_t xc, Py_ssize_t xh, Py_ssize_t xw,
-    Geometry g, element cval, Py_ssize_t N, Py_ssize_t C, element* cols, int workers,
-) noexcept nogil:
-    """Channels innermost: with channels last (xc == 1) they share the cache lines of a block's image rows."""
-    cdef Py_ssize_t size = sizeof(element), height = rows_per_block(&g, size), blocks = (g.P + height - 1) // height
-    cdef Py_ssize_t piece
-    xn, xc, xh, xw = xn // size, xc // size, xh // size, xw // size
-    if workers == 1:
-        for piece in range(N * blocks * C):
-            im2col_piece(x, xn, xc, xh, xw, &g, cval, C, blocks, height, cols, piece)
-    else:
-        for piece in prange(N * blocks * C, num_threads=workers, schedule="static"):
-            im2col_piece(x, xn, xc, xh, xw, &g, cval, C, blocks, height, cols, piece)
-
-
-cdef inline void col2im_plane(
-    summand* x, const Geometry* g, Py_ssize_t C, const summand* cols, Py_ssize_t cn, Py_ssize_t ld, Py_ssize_t plane
-) noexcept nogil:
+cdef void col2im_unit(const Task* t, Py_ssize_t plane, summand* scratch) noexcept nogil:
     """Plane n*C + c, a block of window rows at a time and always in the same order."""
-    cdef Py_ssize_t block, p, height = rows_per_block(g, sizeof(summand))
-    cols += plane // C * cn + plane % C * g.R * g.S * ld
-    for block in range((g.P + height - 1) // height):
-        p = block * height
-        scatter_windows(
-            x + plane * g.H * g.W, 0, g.W, 1, g, 0, 1, p, min(p + height, g.P), 0, g.Q, cols + p * g.Q, ld
-        )
-
-
-cdef void col2im(
-    summand* x, Geometry g, Py_ssize_t N, Py_ssize_t C,
-    const summand* cols, Py_ssize_t cn, Py_ssize_t ld, int workers,
-) noexcept nogil:
-    cdef Py_ssize_t size = sizeof(summand), plane
-    cn, ld = cn // size, ld // size
-    if workers == 1:
-        for plane in range(N * C):
-            col2im_plane(x, &g, C, cols, cn, ld, plane)
-    else:
-        for plane in prange(N * C, num_threads=workers, schedule="static"):
-            col2im_plane(x, &g, C, cols, cn, ld, plane)
+    cdef Geometry g = t.g  # a copy: what is stored to x cannot change it
+    cdef Py_ssize_t p = 0
+    cdef summand* x = <summand*>t.x + plane * g.H * g.W
+    cdef const summand* cols = <const summand*>t.cols + plane // t.C * t.cn + plane % t.C * g.R * g.S * t.ld
+    while p < g.P:
+        scatter_windows(x, 0, g.W, 1, &g, 0, 1, p, min(p + t.height, g.P), 0, g.Q, cols + p * g.Q, t.ld)
+        p += t.height
 
 
 # One function per item size (im2col moves bytes) or dtype (col2im adds).
@@ -94,40 +73,40 @@ def im2col_8(
     const uint8_t[:, :, :, :] x, uint8_t cval, const int64_t[::1] rows, const int64_t[::1] columns, tuple geometry,
     uint8_t[:, :, ::1] cols, int workers,
 ):
-    cdef Geometry g = geometry_of(geometry, x.shape[2], x.shape[3], rows, columns)
+    cdef Task t = make_task[uint8_t](x, cols, rows, columns, geometry)
+    t.cval = &cval
     with nogil:
-        im2col(&x[0, 0, 0, 0], x.strides[0], x.strides[1], x.strides[2], x.strides[3], g, cval, x.shape[0], x.shape[1],
-               &cols[0, 0, 0], workers)
+        share(<unit_function>im2col_unit[uint8_t], &t, t.N * t.blocks * t.C, NULL, 0, workers)
 
 
 def im2col_16(
     const uint16_t[:, :, :, :] x, uint16_t cval, const int64_t[::1] rows, const int64_t[::1] columns, tuple geometry,
     uint16_t[:, :, ::1] cols, int workers,
 ):
-    cdef Geometry g = geometry_of(geometry, x.shape[2], x.shape[3], rows, columns)
+    cdef Task t = make_task[uint16_t](x, cols, rows, columns, geometry)
+    t.cval = &cval
     with nogil:
-        im2col(&x[0, 0, 0, 0], x.strides[0], x.strides[1], x.strides[2], x.strides[3], g, cval, x.shape[0], x.shape[1],
-               &cols[0, 0, 0], workers)
+        share(<unit_function>im2col_unit[uint16_t], &t, t.N * t.blocks * t.C, NULL, 0, workers)
 
 
 def im2col_32(
     const uint32_t[:, :, :, :] x, uint32_t cval, const int64_t[::1] rows, const int64_t[::1] columns, tuple geometry,
     uint32_t[:, :, ::1] cols, int workers,
 ):
-    cdef Geometry g = geometry_of(geometry, x.shape[2], x.shape[3], rows, columns)
+    cdef Task t = make_task[uint32_t](x, cols, rows, columns, geometry)
+    t.cval = &cval
     with nogil:
-        im2col(&x[0, 0, 0, 0], x.strides[0], x.strides[1], x.strides[2], x.strides[3], g, cval, x.shape[0], x.shape[1],
-               &cols[0, 0, 0], workers)
+        share(<unit_function>im2col_unit[uint32_t], &t, t.N * t.blocks * t.C, NULL, 0, workers)
 
 
 def im2col_64(
     const uint64_t[:, :, :, :] x, uint64_t cval, const int64_t[::1] rows, const int64_t[::1] columns, tuple geometry,
     uint64_t[:, :, ::1] cols, int workers,
 ):
-    cdef Geometry g = geometry_of(geometry, x.shape[2], x.shape[3], rows, columns)
+    cdef Task t = make_task[uint64_t](x, cols, rows, columns, geometry)
+    t.cval = &cval
     with nogil:
-        im2col(&x[0, 0, 0, 0], x.strides[0], x.strides[1], x.strides[2], x.strides[3], g, cval, x.shape[0], x.shape[1],
-               &cols[0, 0, 0], workers)
+        share(<unit_function>im2col_unit[uint64_t], &t, t.N * t.blocks * t.C, NULL, 0, workers)
 
 
 def col2im_float32(
@@ -135,24 +114,24 @@ def col2im_float32(
     float[:, :, :, ::1] x, int workers,
 ):
     """Adds to x, which comes filled with zeros."""
-    cdef Geometry g = geometry_of(geometry, x.shape[2], x.shape[3], rows, columns)
+    cdef Task t = make_task[float](x, cols, rows, columns, geometry)
     with nogil:
-        col2im(&x[0, 0, 0, 0], g, x.shape[0], x.shape[1], &cols[0, 0, 0], cols.strides[0], cols.strides[1], workers)
+        share(<unit_function>col2im_unit[float], &t, t.N * t.C, NULL, 0, workers)
 
 
 def col2im_float64(
     const double[:, :, :] cols, const int64_t[::1] rows, const int64_t[::1] columns, tuple geometry,
     double[:, :, :, ::1] x, int workers,
 ):
-    cdef Geometry g = geometry_of(geometry, x.shape[2], x.shape[3], rows, columns)
+    cdef Task t = make_task[double](x, cols, rows, columns, geometry)
     with nogil:
-        col2im(&x[0, 0, 0, 0], g, x.shape[0], x.shape[1], &cols[0, 0, 0], cols.strides[0], cols.strides[1], workers)
+        share(<unit_function>col2im_unit[double], &t, t.N * t.C, NULL, 0, workers)
 
 
 def col2im_uint64(
     const uint64_t[:, :, :] cols, const int64_t[::1] rows, const int64_t[::1] columns, tuple geometry,
     uint64_t[:, :, :, ::1] x, int workers,
 ):
-    cdef Geometry g = geometry_of(geometry, x.shape[2], x.shape[3], rows, columns)
+    cdef Task t = make_task[uint64_t](x, cols, rows, columns, geometry)
     with nogil:
-        col2im(&x[0, 0, 0, 0], g, x.shape[0], x.shape[1], &cols[0, 0, 0], cols.strides[0], cols.strides[1], workers)
+        share(<unit_function>col2im_unit[uint64_t], &t, t.N * t.C, NULL, 0, workers)

@@ -17,13 +17,14 @@ for each phase, and a phase is no more than other index vectors. Consecutive til
 patch [POINTS][columns][L] with the channels as lanes. Index vectors reach to the last tile's end: -1 is the constant, -2
 zero. Weight gradients use the same tiles of x and tiles of dy, which play the filters' part with lanes k.
 
-Each worker has `worker_bytes` of scratch, 64-byte aligned; workers == 1 never enters a parallel region.
+Each worker has `worker_bytes` of scratch, 64-byte aligned.
 """
 
-from cython.parallel cimport prange, threadid
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy, memset
+
+from fastconv._kernels.team cimport share, unit_function
 
 ctypedef fused real:
     float
@@ -40,10 +41,10 @@ cdef extern from "winograd.h" nogil:
     void f32_wino_product(ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, const float*, float*, int)
     void f64_wino_product(ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, ptrdiff_t, const double*, double*, int)
     void f32_wino_input(ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t)
-    void f32_wino_filter(ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t)
+    void f32_wino_filter(ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, float*, ptrdiff_t)
     void f32_wino_output(ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, const float*, float*, ptrdiff_t)
     void f64_wino_input(ptrdiff_t, const double*, ptrdiff_t, double*, ptrdiff_t)
-    void f64_wino_filter(ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, double*, ptrdiff_t)
+    void f64_wino_filter(ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, ptrdiff_t, double*, ptrdiff_t)
     void f64_wino_output(ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, const double*, double*, ptrdiff_t)
     const int WINO_ROWS_F32 "(WINO_ROWS_OF(f32))"
     const int WINO_ROWS_F64 "(WINO_ROWS_OF(f64))"
@@ -62,6 +63,7 @@ LOADED = FILTERS
 
 
 cdef struct Plane:  # one image operand: x, or dy in the weight gradient
+    const void* first
     Py_ssize_t channels, width
     Py_ssize_t sn, sc, sh, sw  # strides in elements
     const int64_t* rows  # source row of each padded row, up to the last tile's end, for each phase
@@ -71,11 +73,29 @@ cdef struct Plane:  # one image operand: x, or dy in the weight gradient
     const void* end  # one past the last element
 
 
+cdef struct Strides:  # in elements
+    Py_ssize_t of[4]
+
+
 cdef struct Task:
     Py_ssize_t points, advance  # pixels of a tile along an axis, and from one tile to the next
     Py_ssize_t N, phases_p, phases_q, tiles_p, tiles_q, tiles
     Py_ssize_t chunk, block_k, block_c  # tiles, blocks of 2L filters, channels
-    Py_ssize_t K, P, Q, dh, dw, taps
+    Py_ssize_t C, K, P, Q, dh, dw, taps
+    Plane x, dy
+    double cval
+    const void* w  # filters (K, C, R, R), or where the weight gradient goes
+    const void* w_end
+    Strides ws
+    bint flip
+    const void* bias
+    void* y
+    Strides ys
+    void* u  # as in the picture above, where all workers share them; likewise v, d, sums
+    void* v
+    void* d
+    void* sums  # NULL where each worker has its own, since one chunk is all
+    Py_ssize_t start, stop  # tiles of the chunk of a weight gradient
 
 
 cdef inline Py_ssize_t blocks_of(Py_ssize_t extent, Py_ssize_t block) noexcept nogil:
@@ -118,12 +138,12 @@ cdef inline void transform_input(Py_ssize_t points, const real* d, Py_ssize_t ro
         f64_wino_input(points, d, row, v, frequency)
 
 
-cdef inline void transform_filter(Py_ssize_t points, Py_ssize_t taps, const real* g, Py_ssize_t row, real* u,
-                                  Py_ssize_t frequency) noexcept nogil:
+cdef inline void transform_filter(Py_ssize_t points, Py_ssize_t taps, const real* g, Py_ssize_t row, Py_ssize_t column,
+                                  real* u, Py_ssize_t frequency) noexcept nogil:
     if real is float:
-        f32_wino_filter(points, taps, g, row, u, frequency)
+        f32_wino_filter(points, taps, g, row, column, u, frequency)
     else:
-        f64_wino_filter(points, taps, g, row, u, frequency)
+        f64_wino_filter(points, taps, g, row, column, u, frequency)
 
 
 cdef inline void transform_output(Py_ssize_t points, Py_ssize_t outputs, const real* m, Py_ssize_t frequency,
@@ -231,17 +251,18 @@ cdef void load_patch(const real* x, const Plane* plane, real cval, Py_ssize_t la
                     out[j * L + l] = 0
 
 
-cdef void input_tiles(const Task* t, const real* x, const Plane* plane, real cval, Py_ssize_t first, Py_ssize_t last,
-                      Py_ssize_t base, Py_ssize_t part, real* v, Py_ssize_t frequency, real* patch) noexcept nogil:
+cdef void input_tiles(const Task* t, Py_ssize_t first, Py_ssize_t last, Py_ssize_t base, Py_ssize_t part, real* v,
+                      Py_ssize_t frequency, real* patch) noexcept nogil:
     """Transform tiles first..last of all channels; v begins with tile `base`."""
-    cdef Py_ssize_t L = lanes_of(x), tile = first, c, i, place, groups = blocks_of(plane.channels, L), columns
+    cdef Py_ssize_t L = lanes_of(v), tile = first, c, i, place, groups = blocks_of(t.C, L), columns
+    cdef const real* x = <const real*>t.x.first
     cdef Run run
     cdef real* to
     while tile < last:
         run = run_at(tile, last, t)
         columns = (run.length - 1) * t.advance + t.points
         for c in range(groups):
-            load_patch(x + run.n * plane.sn + c * L * plane.sc, plane, cval, min(L, plane.channels - c * L), run, t.advance,
+            load_patch(x + run.n * t.x.sn + c * L * t.x.sc, &t.x, <real>t.cval, min(L, t.C - c * L), run, t.advance,
                        t.points, columns, patch)
             place = (tile - base) % part
             to = v + ((tile - base) // part * groups + c) * part * L
@@ -254,51 +275,52 @@ cdef void input_tiles(const Task* t, const real* x, const Plane* plane, real cva
         tile += run.length
 
 
-cdef void filter_block(const Task* t, const real* w, const Py_ssize_t* ws, bint flip, const void* end, Py_ssize_t k0,
-                       Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t channels, real* u, Py_ssize_t frequency, real* g) noexcept nogil:
-    """Transform filters k0..k0+2L, channels c0..c1 (zeros from `channels` on) to u[.][0..c1-c0][2L].
+cdef void filter_block(const Task* t, Py_ssize_t k0, Py_ssize_t c0, Py_ssize_t c1, real* u, Py_ssize_t frequency,
+                       real* g) noexcept nogil:
+    """Transform filters k0..k0+2L, channels c0..c1 (zeros from C on) to u[.][0..c1-c0][2L].
 
     Filters are loaded to g [channels][R][R][L], where they lie one after another as many channels at a time as fit there.
+    To flip them is to read g from its end.
     """
-    cdef Py_ssize_t L = lanes_of(w), R = t.taps, taps = R * R, c = c0, i, r, s, l, f, half, lanes, count
-    cdef bint dense = ws[3] == 1 and ws[2] == R
-    cdef bint rows = dense and ws[1] == taps and not flip
+    cdef Py_ssize_t L = lanes_of(u), R = t.taps, taps = R * R, c = c0, i, r, s, l, f, half, lanes, count
+    cdef const Py_ssize_t* ws = &t.ws.of[0]
+    cdef bint dense = ws[3] == 1 and ws[2] == R, rows = dense and ws[1] == taps
+    cdef Py_ssize_t first = (taps - 1) * L if t.flip else 0, column = -L if t.flip else L
     cdef const real* at
     while c < c1:
-        count = max(min(FILTERS // taps if rows else 1, min(channels, c1) - c), 1)
+        count = max(min(FILTERS // taps if rows else 1, min(t.C, c1) - c), 1)
         for half in range(2):
-            lanes = min(max(t.K - k0 - half * L, 0), L) if c < channels else 0
+            lanes = min(max(t.K - k0 - half * L, 0), L) if c < t.C else 0
             if lanes == 0:
                 for f in range(t.points * t.points):
                     for i in range(count):
                         memset(u + f * frequency + (c - c0 + i) * 2 * L + half * L, 0, L * sizeof(real))
                 continue
-            at = w + (k0 + half * L) * ws[0] + c * ws[1]
+            at = <const real*>t.w + (k0 + half * L) * ws[0] + c * ws[1]
             if dense:
-                load_columns(at, ws[0], lanes, count * taps, 1, end, g + (taps * L if flip else 0))
-                if flip:
-                    for r in range(taps):
-                        memcpy(g + r * L, g + (2 * taps - 1 - r) * L, L * sizeof(real))
+                load_columns(at, ws[0], lanes, count * taps, 1, t.w_end, g)
+                if not rows:
                     prefetch_lines(at + 2 * ws[1], L * taps * sizeof(real))
             else:
                 for r in range(R):
                     for s in range(R):
                         for l in range(L):
-                            g[((R - 1 - r) * R + R - 1 - s if flip else r * R + s) * L + l] = \
-                                at[l * ws[0] + r * ws[2] + s * ws[3]] if l < lanes else 0
+                            g[(r * R + s) * L + l] = at[l * ws[0] + r * ws[2] + s * ws[3]] if l < lanes else 0
             for i in range(count):
                 if rows and i < lanes:  # what the next channels of one filter will need
                     prefetch_lines(at + i * ws[0] + count * taps, count * taps * sizeof(real))
-                transform_filter(t.points, R, <const real*>g + i * taps * L, R * L,
+                transform_filter(t.points, R, <const real*>g + first + i * taps * L, R * column, column,
                                  u + (c - c0 + i) * 2 * L + half * L, frequency)
         c += count
 
 
 cdef void output_tiles(const Task* t, const real* m, Py_ssize_t frequency, Py_ssize_t first, Py_ssize_t last,
-                       Py_ssize_t k0, const real* bias, real* y, const Py_ssize_t* ys, real* rows) noexcept nogil:
+                       Py_ssize_t k0, real* rows) noexcept nogil:
     """Tiles first..last of filters k0..k0+2L out to y. rows: scratch [2][m][RUN*m][L]."""
     cdef Py_ssize_t L = lanes_of(m), tile = first, half, halves = 2 if t.K - k0 > L else 1, lanes, i, a, j, count, p
-    cdef Py_ssize_t line = RUN * t.advance * L, step = t.dw * ys[3]
+    cdef Py_ssize_t line = RUN * t.advance * L, step = t.dw * t.ys.of[3]
+    cdef const Py_ssize_t* ys = &t.ys.of[0]
+    cdef const real* bias = <const real*>t.bias
     cdef real start[32]
     cdef Run run
     cdef real* out
@@ -317,7 +339,7 @@ cdef void output_tiles(const Task* t, const real* m, Py_ssize_t frequency, Py_ss
             for a in range(min(t.advance, blocks_of(t.P - run.a, t.dh) - run.tp * t.advance)):
                 p = (run.tp * t.advance + a) * t.dh + run.a
                 at = <const real*>rows + (half * t.advance + a) * line
-                out = y + run.n * ys[0] + (k0 + half * L) * ys[1] + p * ys[2] + run.tq * t.advance * step + run.b * ys[3]
+                out = <real*>t.y + run.n * ys[0] + (k0 + half * L) * ys[1] + p * ys[2] + run.tq * t.advance * step + run.b * ys[3]
                 if ys[1] == 1 and lanes == L:
                     for j in range(count):
                         memcpy(out + j * step, at + j * L, L * sizeof(real))
@@ -329,104 +351,55 @@ cdef void output_tiles(const Task* t, const real* m, Py_ssize_t frequency, Py_ss
 # --- forward -----------------------------------------------------------------------------------------------------------
 
 
-cdef void tiles_outside_unit(Py_ssize_t unit, const Task* t, const real* x, const Plane* plane, real cval, const real* u,
-                             const real* bias, real* y, const Py_ssize_t* ys, real* scratch) noexcept nogil:
+cdef void tiles_outside_unit(const Task* t, Py_ssize_t unit, real* scratch) noexcept nogil:
     """One chunk of tiles: input, products with every block of filters, output."""
-    cdef Py_ssize_t L = lanes_of(x), F = t.points * t.points, first = unit * t.chunk, last = min(first + t.chunk, t.tiles)
-    cdef Py_ssize_t groups = blocks_of(plane.channels, L), part = part_of(last - first), k, f
+    cdef Py_ssize_t L = lanes_of(scratch), F = t.points * t.points, first = unit * t.chunk, last = min(first + t.chunk, t.tiles)
+    cdef Py_ssize_t groups = blocks_of(t.C, L), part = part_of(last - first), k, f
     cdef Py_ssize_t fv = padded(up(t.chunk, WINO_TILES) * groups * L, L)
     cdef Py_ssize_t fu = padded(groups * L * 2 * L, L), fm = padded(t.chunk * 2 * L, L)
+    cdef const real* u = <const real*>t.u
     cdef real* v = scratch
     cdef real* m = v + F * fv
     cdef real* patch = m + F * fm  # serves input, then output
-    input_tiles(t, x, plane, cval, first, last, first, part, v, fv, patch)
+    input_tiles(t, first, last, first, part, v, fv, patch)
     for k in range(blocks_of(t.K, 2 * L)):
         for f in range(F):
             product(last - first, part, <const real*>v + f * fv, groups * part * L, groups, u + (k * F + f) * fu, m + f * fm,
                     False)
-        output_tiles(t, <const real*>m, fm, first, last, k * 2 * L, bias, y, ys, patch)
+        output_tiles(t, <const real*>m, fm, first, last, k * 2 * L, patch)
 
 
-cdef void filters_outside_unit(Py_ssize_t k, const Task* t, Py_ssize_t channels, const real* v, const real* w,
-                               const Py_ssize_t* ws, bint flip, const void* end, const real* bias, real* y,
-                               const Py_ssize_t* ys, real* scratch) noexcept nogil:
+cdef void pack_unit(const Task* t, Py_ssize_t k, real* scratch) noexcept nogil:
+    """The u of one block of filters, for tiles_outside_unit."""
+    cdef Py_ssize_t L = lanes_of(scratch), c = up(t.C, L), fu = padded(c * 2 * L, L)
+    filter_block(t, k * 2 * L, 0, c, <real*>t.u + k * t.points * t.points * fu, fu, scratch)
+
+
+cdef void input_unit(const Task* t, Py_ssize_t unit, real* scratch) noexcept nogil:
+    """RUN tiles into the v that all workers share, for filters_outside_unit."""
+    cdef Py_ssize_t L = lanes_of(scratch), first = unit * RUN
+    input_tiles(t, first, min(first + RUN, t.tiles), 0, part_of(t.tiles), <real*>t.v,
+                padded(up(t.tiles, WINO_TILES) * blocks_of(t.C, L) * L, L), scratch)
+
+
+cdef void filters_outside_unit(const Task* t, Py_ssize_t k, real* scratch) noexcept nogil:
     """One block of filters, transformed by blocks of channels just before their products with all tiles."""
-    cdef Py_ssize_t L = lanes_of(v), F = t.points * t.points, groups = blocks_of(channels, L), part = part_of(t.tiles)
+    cdef Py_ssize_t L = lanes_of(scratch), F = t.points * t.points, groups = blocks_of(t.C, L), part = part_of(t.tiles)
     cdef Py_ssize_t fv = padded(up(t.tiles, WINO_TILES) * groups * L, L)
     cdef Py_ssize_t fu = padded(t.block_c * 2 * L, L), fm = padded(t.tiles * 2 * L, L)
+    cdef const real* v = <const real*>t.v
     cdef real* u = scratch
     cdef real* m = u + F * fu
     cdef real* patch = m + F * fm
     cdef Py_ssize_t f, c0 = 0, c1
     while c0 < groups * L:
         c1 = min(c0 + t.block_c, groups * L)
-        filter_block(t, w, ws, flip, end, k * 2 * L, c0, c1, channels, u, fu, patch)
+        filter_block(t, k * 2 * L, c0, c1, u, fu, patch)
         for f in range(F):
             product(t.tiles, part, v + f * fv + c0 * part, groups * part * L, (c1 - c0) // L, <const real*>u + f * fu,
                     m + f * fm, c0 > 0)
         c0 = c1
-    output_tiles(t, <const real*>m, fm, 0, t.tiles, k * 2 * L, bias, y, ys, patch)
-
-
-cdef void pack_unit(Py_ssize_t k, const Task* t, const real* w, const Py_ssize_t* ws, bint flip, const void* end,
-                    Py_ssize_t channels, real* u, real* scratch) noexcept nogil:
-    cdef Py_ssize_t L = lanes_of(w), F = t.points * t.points, c = up(channels, L)
-    filter_block(t, w, ws, flip, end, k * 2 * L, 0, c, channels, u + k * F * padded(c * 2 * L, L), padded(c * 2 * L, L), scratch)
-
-
-cdef void pack(Task t, const real* w, const Py_ssize_t* ws, bint flip, const void* end, Py_ssize_t channels, real* u,
-               char* scratch, Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t k, blocks = blocks_of(t.K, 2 * lanes_of(w))
-    if workers == 1:
-        for k in range(blocks):
-            pack_unit(k, &t, w, ws, flip, end, channels, u, <real*>scratch)
-    else:
-        for k in prange(blocks, num_threads=workers, schedule="static"):
-            pack_unit(k, &t, w, ws, flip, end, channels, u, <real*>(scratch + threadid() * worker_bytes))
-
-
-cdef void tiles_outside(Task t, const real* x, Plane plane, real cval, const real* u, const real* bias, real* y,
-                        const Py_ssize_t* ys, char* scratch, Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t unit, units = blocks_of(t.tiles, t.chunk)
-    if workers == 1:
-        for unit in range(units):
-            tiles_outside_unit(unit, &t, x, &plane, cval, u, bias, y, ys, <real*>scratch)
-    else:
-        for unit in prange(units, num_threads=workers, schedule="static"):
-            tiles_outside_unit(unit, &t, x, &plane, cval, u, bias, y, ys, <real*>(scratch + threadid() * worker_bytes))
-
-
-cdef void input_unit(Py_ssize_t unit, const Task* t, const real* x, const Plane* plane, real cval, real* v,
-                     real* scratch) noexcept nogil:
-    """RUN tiles into the v that all workers share."""
-    cdef Py_ssize_t L = lanes_of(x), first = unit * RUN
-    input_tiles(t, x, plane, cval, first, min(first + RUN, t.tiles), 0, part_of(t.tiles), v,
-                padded(up(t.tiles, WINO_TILES) * blocks_of(plane.channels, L) * L, L), scratch)
-
-
-cdef void input_all(const Task* t, const real* x, const Plane* plane, real cval, real* v, char* scratch,
-                    Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t unit, units = blocks_of(t.tiles, RUN)
-    if workers == 1:
-        for unit in range(units):
-            input_unit(unit, t, x, plane, cval, v, <real*>scratch)
-    else:
-        for unit in prange(units, num_threads=workers, schedule="static"):
-            input_unit(unit, t, x, plane, cval, v, <real*>(scratch + threadid() * worker_bytes))
-
-
-cdef void filters_outside(Task t, const real* x, Plane plane, real cval, const real* w, const Py_ssize_t* ws, bint flip,
-                          const void* end, const real* bias, real* y, const Py_ssize_t* ys, real* v, char* scratch,
-                          Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t k, blocks = blocks_of(t.K, 2 * lanes_of(x))
-    input_all(&t, x, &plane, cval, v, scratch, worker_bytes, workers)
-    if workers == 1:
-        for k in range(blocks):
-            filters_outside_unit(k, &t, plane.channels, <const real*>v, w, ws, flip, end, bias, y, ys, <real*>scratch)
-    else:
-        for k in prange(blocks, num_threads=workers, schedule="static"):
-            filters_outside_unit(k, &t, plane.channels, <const real*>v, w, ws, flip, end, bias, y, ys,
-                                 <real*>(scratch + threadid() * worker_bytes))
+    output_tiles(t, <const real*>m, fm, 0, t.tiles, k * 2 * L, patch)
 
 
 # --- weight gradient: dw = A^T [sum over tiles of (B^T x B) * (G dy G^T)] A, dy tiles in the filters' part --------------
@@ -435,60 +408,62 @@ cdef void filters_outside(Task t, const real* x, Plane plane, real cval, const r
 #     sums                          [block_k][F][block_c][2L]    of block_k * 2L filters and block_c channels: in L2
 
 
-cdef void dy_tiles(const Task* t, const real* dy, const Plane* plane, Py_ssize_t first, Py_ssize_t last, Py_ssize_t base,
-                   real* d, Py_ssize_t frequency, real* patch) noexcept nogil:
-    """Transform tiles first..last of all filters of dy; d begins with tile `base`."""
-    cdef Py_ssize_t L = lanes_of(dy), tile = first, k, half, i, columns, size
+cdef void dy_tiles(const Task* t, Py_ssize_t first, Py_ssize_t last, real* patch) noexcept nogil:
+    """Transform tiles first..last of all filters of dy; d begins with tile `start`."""
+    cdef Py_ssize_t L = lanes_of(patch), tile = first, k, half, i, columns, size
+    cdef Py_ssize_t frequency = padded(blocks_of(t.K, 2 * L) * 2 * t.chunk * L, L)
+    cdef const real* dy = <const real*>t.dy.first
+    cdef real* d = <real*>t.d
     cdef Run run
     cdef real* to
     while tile < last:
         run = run_at(tile, last, t)
         columns = run.length * t.advance
         size = t.advance * columns * L
-        for k in range(blocks_of(plane.channels, 2 * L)):
+        for k in range(blocks_of(t.K, 2 * L)):
             for half in range(2):
-                load_patch(dy + run.n * plane.sn + (2 * k + half) * L * plane.sc, plane, <real>0,
-                           max(min(L, plane.channels - (2 * k + half) * L), 0), run, t.advance, t.advance, columns,
-                           patch + half * size)
-            to = d + (k * t.chunk + tile - base) * 2 * L
+                load_patch(dy + run.n * t.dy.sn + (2 * k + half) * L * t.dy.sc, &t.dy, <real>0,
+                           max(min(L, t.K - (2 * k + half) * L), 0), run, t.advance, t.advance, columns, patch + half * size)
+            to = d + (k * t.chunk + tile - t.start) * 2 * L
             for i in range(run.length):
                 for half in range(2):
                     transform_filter(t.points, t.advance, <const real*>patch + half * size + i * t.advance * L, columns * L,
-                                     to + (2 * i + half) * L, frequency)
+                                     L, to + (2 * i + half) * L, frequency)
         tile += run.length
 
 
-cdef void weight_tiles_unit(Py_ssize_t unit, const Task* t, const real* x, const Plane* x_plane, real cval, const real* dy,
-                            const Plane* dy_plane, Py_ssize_t first, Py_ssize_t last, real* v, real* d, real* scratch) noexcept nogil:
+cdef void weight_tiles_unit(const Task* t, Py_ssize_t unit, real* scratch) noexcept nogil:
     """RUN tiles of x and of dy."""
-    cdef Py_ssize_t L = lanes_of(x), start = first + unit * RUN, stop = min(start + RUN, last)
-    input_tiles(t, x, x_plane, cval, start, stop, first, t.chunk, v,
-                padded(blocks_of(x_plane.channels, L) * t.chunk * L, L), scratch)
-    dy_tiles(t, dy, dy_plane, start, stop, first, d, padded(blocks_of(dy_plane.channels, 2 * L) * 2 * t.chunk * L, L), scratch)
+    cdef Py_ssize_t L = lanes_of(scratch), first = t.start + unit * RUN, last = min(first + RUN, t.stop)
+    input_tiles(t, first, last, t.start, t.chunk, <real*>t.v, padded(blocks_of(t.C, L) * t.chunk * L, L), scratch)
+    dy_tiles(t, first, last, scratch)
 
 
-cdef void weight_sums_unit(Py_ssize_t unit, const Task* t, Py_ssize_t channels, Py_ssize_t tiles, const real* v,
-                           const real* d, real* sums, bint shared, bint first, bint last, real* dw,
-                           const Py_ssize_t* ws, real* scratch) noexcept nogil:
+cdef void weight_sums_unit(const Task* t, Py_ssize_t unit, real* scratch) noexcept nogil:
     """One block of channels and filters: add the tiles of a chunk; after the last, transform to dw."""
-    cdef Py_ssize_t L = lanes_of(v), F = t.points * t.points, groups = blocks_of(channels, L), group = t.chunk * L
-    cdef Py_ssize_t c_blocks = blocks_of(channels, t.block_c), c0 = unit % c_blocks * t.block_c
+    cdef Py_ssize_t L = lanes_of(scratch), F = t.points * t.points, groups = blocks_of(t.C, L), group = t.chunk * L
+    cdef Py_ssize_t c_blocks = blocks_of(t.C, t.block_c), c0 = unit % c_blocks * t.block_c
     cdef Py_ssize_t c1 = min(c0 + t.block_c, groups * L), k0 = unit // c_blocks * t.block_k
     cdef Py_ssize_t k1 = min(k0 + t.block_k, blocks_of(t.K, 2 * L)), R = t.taps, fs = padded(t.block_c * 2 * L, L)
     cdef Py_ssize_t fv = padded(groups * group, L), fd = padded(blocks_of(t.K, 2 * L) * 2 * group, L)
-    cdef Py_ssize_t f, i, c, k, half, lanes, l, count, step = outer_rows(v)
+    cdef Py_ssize_t f, i, c, k, half, lanes, l, count, step = outer_rows(scratch)
+    cdef const Py_ssize_t* ws = &t.ws.of[0]
+    cdef const real* v = <const real*>t.v
+    cdef const real* d = <const real*>t.d
     cdef real zeros[16]
     cdef const real* sum
+    cdef real* sums = scratch
     cdef real* out
-    if shared:
-        sums += unit * t.block_k * F * fs
+    scratch += t.block_k * F * fs
+    if t.sums != NULL:
+        sums = <real*>t.sums + unit * t.block_k * F * fs
     for f in range(F):
         for k in range(k0, k1):
             for i in range((c1 - c0) // step):
                 c = c0 + i * step
-                outer(tiles, v + f * fv + c // L * group + c % L, d + f * fd + k * 2 * group,
-                      sums + ((k - k0) * F + f) * fs + i * step * 2 * L, not first)
-    if not last:
+                outer(t.stop - t.start, v + f * fv + c // L * group + c % L, d + f * fd + k * 2 * group,
+                      sums + ((k - k0) * F + f) * fs + i * step * 2 * L, t.start > 0)
+    if t.stop < t.tiles:
         return
     memset(zeros, 0, sizeof(zeros))
     for k in range(2 * k0, 2 * k1):  # vectors of filters
@@ -497,11 +472,11 @@ cdef void weight_sums_unit(Py_ssize_t unit, const Task* t, Py_ssize_t channels, 
         if lanes <= 0:
             break
         for c in range(c0 // L, c1 // L):
-            count = min(L, channels - c * L)
+            count = min(L, t.C - c * L)
             sum = <const real*>sums + (k // 2 - k0) * F * fs + (c * L - c0) * 2 * L + half * L
             for i in range(count):
                 transform_output(t.points, R, sum + i * 2 * L, fs, <const real*>zeros, scratch + i * R * R * L, R * L)
-            out = dw + k * L * ws[0] + c * L * ws[1]
+            out = <real*>t.w + k * L * ws[0] + c * L * ws[1]
             if ws[3] == 1 and ws[2] == R and ws[1] == R * R:
                 store_columns(<const real*>scratch, count * R * R, lanes, ws[0], 1, out)
             else:
@@ -510,40 +485,17 @@ cdef void weight_sums_unit(Py_ssize_t unit, const Task* t, Py_ssize_t channels, 
                         out[l * ws[0] + i // (R * R) * ws[1] + i // R % R * ws[2] + i % R * ws[3]] = scratch[i * L + l]
 
 
-cdef void weight_grad(Task t, const real* x, Plane x_plane, real cval, const real* dy, Plane dy_plane, real* dw,
-                      const Py_ssize_t* ws, real* v, real* d, real* sums, char* scratch, Py_ssize_t worker_bytes,
-                      int workers) noexcept nogil:
-    cdef Py_ssize_t L = lanes_of(x), F = t.points * t.points, i, unit, start, stop, chunks = blocks_of(t.tiles, t.chunk)
-    cdef Py_ssize_t blocks = blocks_of(x_plane.channels, t.block_c) * blocks_of(t.K, t.block_k * 2 * L)
-    cdef Py_ssize_t own_sums = t.block_k * F * padded(t.block_c * 2 * L, L)
-    cdef bint begins, ends, single = chunks == 1
-    for i in range(chunks):
-        start, stop = i * t.chunk, min((i + 1) * t.chunk, t.tiles)
-        begins, ends = i == 0, i == chunks - 1
-        if workers == 1:
-            for unit in range(blocks_of(stop - start, RUN)):
-                weight_tiles_unit(unit, &t, x, &x_plane, cval, dy, &dy_plane, start, stop, v, d, <real*>scratch)
-            for unit in range(blocks):
-                weight_sums_unit(unit, &t, x_plane.channels, stop - start, <const real*>v, <const real*>d,
-                                 <real*>scratch if single else sums, not single, begins, ends, dw, ws,
-                                 <real*>scratch + own_sums)
-        else:
-            for unit in prange(blocks_of(stop - start, RUN), num_threads=workers, schedule="static"):
-                weight_tiles_unit(unit, &t, x, &x_plane, cval, dy, &dy_plane, start, stop, v, d,
-                                  <real*>(scratch + threadid() * worker_bytes))
-            for unit in prange(blocks, num_threads=workers, schedule="static"):
-                weight_sums_unit(unit, &t, x_plane.channels, stop - start, <const real*>v, <const real*>d,
-                                 <real*>(scratch + threadid() * worker_bytes) if single else sums, not single, begins,
-                                 ends, dw, ws,
-                                 <real*>(scratch + threadid() * worker_bytes) + own_sums)
+cdef void weight_grad(Task* t, unit_function tiles_unit, unit_function sums_unit, Py_ssize_t L, char* scratch,
+                      Py_ssize_t worker_bytes, int workers) noexcept nogil:
+    cdef Py_ssize_t i, blocks = blocks_of(t.C, t.block_c) * blocks_of(t.K, t.block_k * 2 * L)
+    for i in range(blocks_of(t.tiles, t.chunk)):
+        t.start, t.stop = i * t.chunk, min((i + 1) * t.chunk, t.tiles)
+        share(tiles_unit, t, blocks_of(t.stop - t.start, RUN), scratch, worker_bytes, workers)
+        share(sums_unit, t, blocks, scratch, worker_bytes, workers)
 
 
 # --- entries, one for each dtype. Arrays of any strides; bias: empty for none; sizes and index vectors as --------------
 # --- fastconv/algorithms/winograd.py makes them ------------------------------------------------------------------------
-
-
-cdef struct Strides:  # in elements
-    Py_ssize_t of[4]
 
 
 cdef inline Strides elements(const Py_ssize_t* strides, Py_ssize_t itemsize) noexcept:
@@ -554,20 +506,21 @@ cdef inline Strides elements(const Py_ssize_t* strides, Py_ssize_t itemsize) noe
     return s
 
 
-cdef inline const void* end_of(const char* first, const Py_ssize_t* shape, const Py_ssize_t* strides, Py_ssize_t itemsize) noexcept:
+cdef inline const void* end_of(const void* first, const Py_ssize_t* shape, const Py_ssize_t* strides, Py_ssize_t itemsize) noexcept:
     """One past the highest element: what lies between two elements of an array is memory of its own buffer."""
+    cdef const char* end = <const char*>first + itemsize
     cdef int i
     for i in range(4):
         if strides[i] > 0:
-            first += (shape[i] - 1) * strides[i]
-    return first + itemsize
+            end += (shape[i] - 1) * strides[i]
+    return end
 
 
-cdef Plane make_plane(const char* first, const Py_ssize_t* shape, const Py_ssize_t* strides, Py_ssize_t itemsize,
+cdef Plane make_plane(const void* first, const Py_ssize_t* shape, const Py_ssize_t* strides, Py_ssize_t itemsize,
                       const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left, Py_ssize_t step) except *:
     cdef Plane plane
     cdef Strides s = elements(strides, itemsize)
-    plane.channels, plane.width = shape[1], shape[3]
+    plane.first, plane.width = first, shape[3]
     plane.sn, plane.sc, plane.sh, plane.sw = s.of[0], s.of[1], s.of[2], s.of[3]
     plane.rows, plane.columns = &rows[0, 0], &columns[0, 0]
     plane.row_length, plane.column_length = rows.shape[1], columns.shape[1]
@@ -576,81 +529,60 @@ cdef Plane make_plane(const char* first, const Py_ssize_t* shape, const Py_ssize
     return plane
 
 
-cdef Task make_task(tuple sizes) except *:
+cdef Task make_task(Py_ssize_t channels, tuple sizes) except *:
     cdef Task t
     (t.points, t.advance, t.N, t.phases_p, t.phases_q, t.tiles_p, t.tiles_q, t.chunk, t.block_k, t.block_c, t.K, t.P,
      t.Q, t.dh, t.dw, t.taps) = sizes
-    t.tiles = t.N * t.phases_p * t.phases_q * t.tiles_p * t.tiles_q
+    t.C, t.tiles = channels, t.N * t.phases_p * t.phases_q * t.tiles_p * t.tiles_q
     return t
+
+
+cdef void set_filters(Task* t, const void* w, const Py_ssize_t* shape, const Py_ssize_t* strides, Py_ssize_t itemsize,
+                      bint flip) noexcept:
+    t.w, t.w_end, t.ws, t.flip = w, end_of(w, shape, strides, itemsize), elements(strides, itemsize), flip
+
+
+cdef void set_result(Task* t, const real[::1] bias, real[:, :, :, :] y) noexcept:
+    t.bias = &bias[0] if bias.shape[0] else NULL
+    t.y, t.ys = &y[0, 0, 0, 0], elements(y.strides, sizeof(real))
 
 
 def f32_pack(const float[:, :, :, :] w, bint flip, tuple sizes, float[::1] u, uint8_t[::1] scratch,
              Py_ssize_t worker_bytes, int workers):
     """w (K, C, R, R) to blocks of 2L transformed filters; flip turns them by 180 degrees."""
-    cdef Task t = make_task(sizes)
-    cdef Strides ws = elements(w.strides, 4)
-    cdef const void* end = end_of(<const char*>&w[0, 0, 0, 0], w.shape, w.strides, 4)
+    cdef Task t = make_task(w.shape[1], sizes)
+    set_filters(&t, &w[0, 0, 0, 0], w.shape, w.strides, 4, flip)
+    t.u = &u[0]
     with nogil:
-        pack[float](t, &w[0, 0, 0, 0], ws.of, flip, end, w.shape[1], &u[0], <char*>&scratch[0], worker_bytes, workers)
-
-
-def f64_pack(const double[:, :, :, :] w, bint flip, tuple sizes, double[::1] u, uint8_t[::1] scratch,
-             Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(sizes)
-    cdef Strides ws = elements(w.strides, 8)
-    cdef const void* end = end_of(<const char*>&w[0, 0, 0, 0], w.shape, w.strides, 8)
-    with nogil:
-        pack[double](t, &w[0, 0, 0, 0], ws.of, flip, end, w.shape[1], &u[0], <char*>&scratch[0], worker_bytes, workers)
+        share(<unit_function>pack_unit[float], &t, blocks_of(t.K, 2 * VECTOR_BYTES // 4), <char*>&scratch[0],
+              worker_bytes, workers)
 
 
 def f32_tiles_outside(const float[:, :, :, :] x, const float[::1] u, const float[::1] bias, float[:, :, :, :] y, float cval,
                       tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
                       uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(sizes)
-    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, left, t.dw)
-    cdef Strides ys = elements(y.strides, 4)
+    cdef Task t = make_task(x.shape[1], sizes)
+    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, left, t.dw)
+    t.cval, t.u = cval, <void*>&u[0]
+    set_result(&t, bias, y)
     with nogil:
-        tiles_outside[float](t, &x[0, 0, 0, 0], plane, cval, &u[0], &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0],
-                             ys.of, <char*>&scratch[0], worker_bytes, workers)
-
-
-def f64_tiles_outside(const double[:, :, :, :] x, const double[::1] u, const double[::1] bias, double[:, :, :, :] y,
-                      double cval, tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
-                      uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(sizes)
-    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, left, t.dw)
-    cdef Strides ys = elements(y.strides, 8)
-    with nogil:
-        tiles_outside[double](t, &x[0, 0, 0, 0], plane, cval, &u[0], &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0],
-                              ys.of, <char*>&scratch[0], worker_bytes, workers)
+        share(<unit_function>tiles_outside_unit[float], &t, blocks_of(t.tiles, t.chunk), <char*>&scratch[0], worker_bytes,
+              workers)
 
 
 def f32_filters_outside(const float[:, :, :, :] x, const float[:, :, :, :] w, bint flip, const float[::1] bias,
-                        float[:, :, :, :] y, float cval, tuple sizes,
-                        const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left, float[::1] v,
-                        uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(sizes)
-    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, left, t.dw)
-    cdef Strides ys = elements(y.strides, 4), ws = elements(w.strides, 4)
-    cdef const void* end = end_of(<const char*>&w[0, 0, 0, 0], w.shape, w.strides, 4)
+                        float[:, :, :, :] y, float cval, tuple sizes, const int64_t[:, ::1] rows,
+                        const int64_t[:, ::1] columns, Py_ssize_t left, float[::1] v, uint8_t[::1] scratch,
+                        Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(x.shape[1], sizes)
+    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, left, t.dw)
+    t.cval, t.v = cval, &v[0]
+    set_filters(&t, &w[0, 0, 0, 0], w.shape, w.strides, 4, flip)
+    set_result(&t, bias, y)
     with nogil:
-        filters_outside[float](t, &x[0, 0, 0, 0], plane, cval, &w[0, 0, 0, 0], ws.of, flip, end,
-                               &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0], ys.of, &v[0], <char*>&scratch[0],
-                               worker_bytes, workers)
-
-
-def f64_filters_outside(const double[:, :, :, :] x, const double[:, :, :, :] w, bint flip, const double[::1] bias,
-                        double[:, :, :, :] y, double cval, tuple sizes,
-                        const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left, double[::1] v,
-                        uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(sizes)
-    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, left, t.dw)
-    cdef Strides ys = elements(y.strides, 8), ws = elements(w.strides, 8)
-    cdef const void* end = end_of(<const char*>&w[0, 0, 0, 0], w.shape, w.strides, 8)
-    with nogil:
-        filters_outside[double](t, &x[0, 0, 0, 0], plane, cval, &w[0, 0, 0, 0], ws.of, flip, end,
-                                &bias[0] if bias.shape[0] else NULL, &y[0, 0, 0, 0], ys.of, &v[0], <char*>&scratch[0],
-                                worker_bytes, workers)
+        share(<unit_function>input_unit[float], &t, blocks_of(t.tiles, RUN), <char*>&scratch[0], worker_bytes, workers)
+        share(<unit_function>filters_outside_unit[float], &t, blocks_of(t.K, 2 * VECTOR_BYTES // 4), <char*>&scratch[0],
+              worker_bytes, workers)
 
 
 def f32_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float[:, :, :, :] dw, float cval, tuple sizes,
@@ -658,25 +590,62 @@ def f32_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float
                     const int64_t[:, ::1] dy_rows, const int64_t[:, ::1] dy_columns, float[::1] v, float[::1] d,
                     float[::1] sums, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
     """dw (K, C, R, R) of one group; sums: of problems of several chunks, else one element."""
-    cdef Task t = make_task(sizes)
-    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, left, t.dw)
-    cdef Plane dy_plane = make_plane(<const char*>&dy[0, 0, 0, 0], dy.shape, dy.strides, 4, dy_rows, dy_columns, 0,
-                                     t.dw)
-    cdef Strides ws = elements(dw.strides, 4)
+    cdef Task t = make_task(x.shape[1], sizes)
+    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, left, t.dw)
+    t.dy = make_plane(&dy[0, 0, 0, 0], dy.shape, dy.strides, 4, dy_rows, dy_columns, 0, t.dw)
+    t.cval, t.v, t.d, t.sums = cval, &v[0], &d[0], &sums[0] if t.chunk < t.tiles else NULL
+    set_filters(&t, &dw[0, 0, 0, 0], dw.shape, dw.strides, 4, False)
     with nogil:
-        weight_grad[float](t, &x[0, 0, 0, 0], plane, cval, &dy[0, 0, 0, 0], dy_plane, &dw[0, 0, 0, 0], ws.of, &v[0],
-                           &d[0], &sums[0], <char*>&scratch[0], worker_bytes, workers)
+        weight_grad(&t, <unit_function>weight_tiles_unit[float], <unit_function>weight_sums_unit[float],
+                    VECTOR_BYTES // 4, <char*>&scratch[0], worker_bytes, workers)
 
 
-def f64_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy, double[:, :, :, :] dw, double cval,
-                    tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
-                    const int64_t[:, ::1] dy_rows, const int64_t[:, ::1] dy_columns, double[::1] v,
-                    double[::1] d, double[::1] sums, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(sizes)
-    cdef Plane plane = make_plane(<const char*>&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, left, t.dw)
-    cdef Plane dy_plane = make_plane(<const char*>&dy[0, 0, 0, 0], dy.shape, dy.strides, 8, dy_rows, dy_columns, 0,
-                                     t.dw)
-    cdef Strides ws = elements(dw.strides, 8)
+def f64_pack(const double[:, :, :, :] w, bint flip, tuple sizes, double[::1] u, uint8_t[::1] scratch,
+             Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(w.shape[1], sizes)
+    set_filters(&t, &w[0, 0, 0, 0], w.shape, w.strides, 8, flip)
+    t.u = &u[0]
     with nogil:
-        weight_grad[double](t, &x[0, 0, 0, 0], plane, cval, &dy[0, 0, 0, 0], dy_plane, &dw[0, 0, 0, 0], ws.of, &v[0],
-                            &d[0], &sums[0], <char*>&scratch[0], worker_bytes, workers)
+        share(<unit_function>pack_unit[double], &t, blocks_of(t.K, 2 * VECTOR_BYTES // 8), <char*>&scratch[0],
+              worker_bytes, workers)
+
+
+def f64_tiles_outside(const double[:, :, :, :] x, const double[::1] u, const double[::1] bias, double[:, :, :, :] y, double cval,
+                      tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
+                      uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(x.shape[1], sizes)
+    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, left, t.dw)
+    t.cval, t.u = cval, <void*>&u[0]
+    set_result(&t, bias, y)
+    with nogil:
+        share(<unit_function>tiles_outside_unit[double], &t, blocks_of(t.tiles, t.chunk), <char*>&scratch[0], worker_bytes,
+              workers)
+
+
+def f64_filters_outside(const double[:, :, :, :] x, const double[:, :, :, :] w, bint flip, const double[::1] bias,
+                        double[:, :, :, :] y, double cval, tuple sizes, const int64_t[:, ::1] rows,
+                        const int64_t[:, ::1] columns, Py_ssize_t left, double[::1] v, uint8_t[::1] scratch,
+                        Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(x.shape[1], sizes)
+    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, left, t.dw)
+    t.cval, t.v = cval, &v[0]
+    set_filters(&t, &w[0, 0, 0, 0], w.shape, w.strides, 8, flip)
+    set_result(&t, bias, y)
+    with nogil:
+        share(<unit_function>input_unit[double], &t, blocks_of(t.tiles, RUN), <char*>&scratch[0], worker_bytes, workers)
+        share(<unit_function>filters_outside_unit[double], &t, blocks_of(t.K, 2 * VECTOR_BYTES // 8), <char*>&scratch[0],
+              worker_bytes, workers)
+
+
+def f64_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy, double[:, :, :, :] dw, double cval, tuple sizes,
+                    const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
+                    const int64_t[:, ::1] dy_rows, const int64_t[:, ::1] dy_columns, double[::1] v, double[::1] d,
+                    double[::1] sums, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
+    cdef Task t = make_task(x.shape[1], sizes)
+    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, left, t.dw)
+    t.dy = make_plane(&dy[0, 0, 0, 0], dy.shape, dy.strides, 8, dy_rows, dy_columns, 0, t.dw)
+    t.cval, t.v, t.d, t.sums = cval, &v[0], &d[0], &sums[0] if t.chunk < t.tiles else NULL
+    set_filters(&t, &dw[0, 0, 0, 0], dw.shape, dw.strides, 8, False)
+    with nogil:
+        weight_grad(&t, <unit_function>weight_tiles_unit[double], <unit_function>weight_sums_unit[double],
+                    VECTOR_BYTES // 8, <char*>&scratch[0], worker_bytes, workers)

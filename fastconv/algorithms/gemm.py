@@ -33,6 +33,7 @@ PRODUCT_BYTES = 4096  # that could be moved while the product of one group is se
 COPYING = 0.18  # copied, into a patch or a panel
 TURNING = 0.4  # transposed into a panel
 PIECING = 1.0  # the same in short runs, or strided ones
+SHIFTING = 1.8  # the same where each run begins elsewhere in a line: windows of a weight gradient at stride 1
 STORING = 0.5  # stored as the tile has it
 PUTTING = 0.7  # stored transposed
 ZIPPING = 0.3  # put between the other columns' afterwards
@@ -86,7 +87,8 @@ def _product(problem: ConvProblem, swapped: bool, turned: bool, kernel: Any) -> 
     turning = _whole(problem, swapped, kernel)
     if problem.direction == "weight_grad":
         windows, depth, rows_inside = taps, pixels, swapped
-        packing = COPYING if last else TURNING if swapped or in_place else PIECING
+        pieces = PIECING if problem.stride[1] > 1 else SHIFTING
+        packing = COPYING if last else TURNING if swapped or in_place else pieces
     else:
         windows, depth, rows_inside = pixels, taps, swapped and not last
         if swapped:
@@ -176,11 +178,11 @@ def _blocks(problem: ConvProblem, kernel: Any, workers: int = 1, turned: bool = 
     lane_blocks, row_blocks = -(-panels // max(PANELS_BYTES // panel_bytes, 1)), 1
     if problem.groups * lane_blocks % workers:
         # the operand that lies across the cut is packed or copied once more for each unit: the smaller one
-        if (product.rows < product.lanes and panels >= 4 * workers) or lane_blocks > workers:
-            lane_blocks = min(panels, up(lane_blocks, workers))
-        else:
-            between = product.swapped and patched  # rows are cut between patches
-            row_blocks = min(cut[0] * cut[3] if between else -(-product.rows // kernel.TILE_ROWS), workers)
+        between = product.swapped and patched  # rows are cut between patches
+        row_blocks = min(cut[0] * cut[3] if between else -(-product.rows // kernel.TILE_ROWS), workers)
+        wide = product.rows < product.lanes and panels >= 4 * workers
+        if wide or lane_blocks > workers or row_blocks < min(workers, panels):
+            row_blocks, lane_blocks = 1, min(panels, up(lane_blocks, workers))
     patch_bytes = _patch_bytes(problem, _longest(cut), _longest(depths), whole) if patched else 0
     lane_parts = 1
     if lane_blocks % workers == 0:  # one unit for each worker: what is common to its parts is done once

@@ -23,6 +23,7 @@ SCOPE, ELEMENTWISE = "window", True
 
 BLOCK_BYTES = 1 << 20  # of windows at a time
 PACKING = 0.25  # of the time that machine.Rates.bandwidth reckons: rows are copied whole
+RUN_BYTES = 320  # that could be moved while a row is begun
 UNITS = 4  # at the least, where the problem is large enough, so that several workers have something to do
 SUMS_BYTES = 1 << 20  # of a weight gradient in the making
 
@@ -88,6 +89,7 @@ def cost(problem: ConvProblem, isa: str) -> Cost:
     else:
         done = filters * n_blocks * up(p * q, tile_n)
     moved = problem.N * problem.P * problem.Q * g * (4 * channels * taps + 3 * -(-channels // c) * filters) * item
+    moved += RUN_BYTES * problem.N * problem.P * problem.C * taps
     moved += (3 if problem.direction == "forward" else 8) * math.prod(problem.w_shape) * item
     return Cost(2 * g * channels * taps * done, PACKING * moved, 0, blocks.worker_bytes, "gemm")
 

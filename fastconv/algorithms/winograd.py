@@ -141,13 +141,13 @@ def _sizes(problem: ConvProblem, m: int, e: _Extents, chunk: int, block_k: int, 
 
 def _blocks(problem: ConvProblem, m: int, isa: str) -> _Blocks:
     kernel = machine.kernels(isa).winograd
-    e, taps = _extents(problem, m, kernel), problem.R
+    e = _extents(problem, m, kernel)
     f, pair = e.frequencies, 2 * e.lanes
     packed = e.filters // pair * f * (e.channels * pair + e.line)
     shared = f * (e.channels * up(e.tiles, kernel.TILES) + e.line)
     run = min(e.geometry[-1], kernel.LONGEST_RUN)
     pixels = e.points * ((run - 1) * m + e.points)
-    patch = max(pixels, 2 * m * kernel.LONGEST_RUN * m, kernel.LOADED, 2 * taps * taps) * e.lanes
+    patch = max(pixels, 2 * m * kernel.LONGEST_RUN * m, kernel.LOADED) * e.lanes
     filters_outside = packed * e.item > MANY_FILTERS and shared * e.item <= FEW_TILES
     if filters_outside:
         chunk = e.tiles

@@ -36,6 +36,7 @@
     lane(16, s, 0), lane(16, s, 1), lane(16, s, 2), lane(16, s, 3), lane(16, s, 4), lane(16, s, 5), lane(16, s, 6), \
         lane(16, s, 7), lane(16, s, 8), lane(16, s, 9), lane(16, s, 10), lane(16, s, 11), lane(16, s, 12),          \
         lane(16, s, 13), lane(16, s, 14), lane(16, s, 15)
+#define COLUMN(L, j, l) x[(l) * channel + (j)]
 #define EXCHANGE(s)                                                                              \
     if (s < LANES(T)) _Pragma("GCC unroll 16") for (int i = 0; i < LANES(T); i++) if (!(i & s)) { \
         const V(T) a = v[i], b = v[(i + s) % LANES(T)];                                          \
@@ -98,6 +99,10 @@ static void PASTE(T, load_columns)(const T* x, ptrdiff_t channel, ptrdiff_t lane
         return;
     }
     for (ptrdiff_t j = 0; j < count; j += LANES(T)) {
+        if (count - j == 1 && lanes == LANES(T)) { /* as of nine taps: not worth a block */
+            *(V(T)*)(out + j * LANES(T)) = (V(T)){PASTE__(ALL, PASTE__(LANES, T))(COLUMN, j)};
+            break;
+        }
         if (count - j < LANES(T) && count >= LANES(T)) j = count - LANES(T); /* the last block overlaps */
         if (count - j >= LANES(T) && lanes == LANES(T))
             PASTE(T, load_block)(x + j, channel, LANES(T), LANES(T), end, out + j * LANES(T));

@@ -11,18 +11,19 @@
         case 8: T##_wino8_input(d, row, v, frequency); break;                                                       \
         }                                                                                                           \
     }                                                                                                               \
-    static void T##_wino_filter(ptrdiff_t points, ptrdiff_t taps, const T* g, ptrdiff_t row, T* u, ptrdiff_t frequency) { \
+    static void T##_wino_filter(ptrdiff_t points, ptrdiff_t taps, const T* g, ptrdiff_t row, ptrdiff_t column, T* u,    \
+                                ptrdiff_t frequency) {                                                              \
         switch (10 * points + taps) {                                                                               \
-        case 42: T##_wino4_filter_2(g, row, u, frequency); break;                                                   \
-        case 43: T##_wino4_filter_3(g, row, u, frequency); break;                                                   \
-        case 62: T##_wino6_filter_2(g, row, u, frequency); break;                                                   \
-        case 63: T##_wino6_filter_3(g, row, u, frequency); break;                                                   \
-        case 64: T##_wino6_filter_4(g, row, u, frequency); break;                                                   \
-        case 65: T##_wino6_filter_5(g, row, u, frequency); break;                                                   \
-        case 83: T##_wino8_filter_3(g, row, u, frequency); break;                                                   \
-        case 84: T##_wino8_filter_4(g, row, u, frequency); break;                                                   \
-        case 85: T##_wino8_filter_5(g, row, u, frequency); break;                                                   \
-        case 86: T##_wino8_filter_6(g, row, u, frequency); break;                                                   \
+        case 42: T##_wino4_filter_2(g, row, column, u, frequency); break;                                           \
+        case 43: T##_wino4_filter_3(g, row, column, u, frequency); break;                                           \
+        case 62: T##_wino6_filter_2(g, row, column, u, frequency); break;                                           \
+        case 63: T##_wino6_filter_3(g, row, column, u, frequency); break;                                           \
+        case 64: T##_wino6_filter_4(g, row, column, u, frequency); break;                                           \
+        case 65: T##_wino6_filter_5(g, row, column, u, frequency); break;                                           \
+        case 83: T##_wino8_filter_3(g, row, column, u, frequency); break;                                           \
+        case 84: T##_wino8_filter_4(g, row, column, u, frequency); break;                                           \
+        case 85: T##_wino8_filter_5(g, row, column, u, frequency); break;                                           \
+        case 86: T##_wino8_filter_6(g, row, column, u, frequency); break;                                           \
         }                                                                                                           \
     }                                                                                                               \
     static void T##_wino_output(ptrdiff_t points, ptrdiff_t outputs, const T* m, ptrdiff_t frequency, const T* start, \

@@ -123,12 +123,12 @@ static void WINO(input)(const T* d, ptrdiff_t row, T* v, ptrdiff_t frequency) {
     for (int i = 0; i < POINTS; i++) WINO(input_1d)(half + i * POINTS, 1, (V(T)*)(v + i * POINTS * frequency), frequency / LANES(T));
 }
 
-/* g: taps x taps vectors, those of row r at g + r*row. Also the transform of dy tiles in the weight gradient. */
+/* g: taps x taps vectors, (r, s) at g + r*row + s*column. Also the transform of dy tiles in the weight gradient. */
 #define WINO_FILTER(taps)                                                                                            \
-    static void WINO(filter_##taps)(const T* g, ptrdiff_t row, T* u, ptrdiff_t frequency) {                          \
+    static void WINO(filter_##taps)(const T* g, ptrdiff_t row, ptrdiff_t column, T* u, ptrdiff_t frequency) {        \
         V(T) half[POINTS * taps];                                                                                    \
         for (int j = 0; j < taps; j++)                                                                               \
-            WINO(filter_1d)((const V(T)*)(g + j * LANES(T)), row / LANES(T), taps, half + j, taps);                  \
+            WINO(filter_1d)((const V(T)*)(g + j * column), row / LANES(T), taps, half + j, taps);                    \
         for (int i = 0; i < POINTS; i++)                                                                             \
             WINO(filter_1d)(half + i * taps, 1, taps, (V(T)*)(u + i * POINTS * frequency), frequency / LANES(T));    \
     }
