@@ -1033,14 +1033,33 @@ cdef Planes planes_of(const summand[:, :, :, ::1] even, const summand[:, :, :, :
     return t
 
 
-cdef void turn(const summand* w, const Py_ssize_t* shape, const Py_ssize_t* ws, summand* out) noexcept nogil:
-    """A copy of w (groups, C, K, R, S) of any strides in the order (groups, K, R, S, C): the taps of many c at a time."""
-    cdef Py_ssize_t C = shape[1], taps = shape[3] * shape[4], g, k, c, i, t, count, piece
+cdef struct Turning:
+    const void* w  # (groups, C, K, R, S) of any strides
+    void* out
+    Py_ssize_t shape[5]
+    Strides ws
+
+
+cdef Turning turning_of(const summand[:, :, :, :, :] w, summand[:, :, :, :, ::1] out) noexcept:
+    cdef Turning t
+    cdef int i
+    t.w, t.out, t.ws = &w[0, 0, 0, 0, 0], &out[0, 0, 0, 0, 0], elements(w.strides, 5, sizeof(summand))
+    for i in range(5):
+        t.shape[i] = w.shape[i]
+    return t
+
+
+cdef void turn_unit(const Turning* turning, Py_ssize_t unit, summand* scratch) noexcept nogil:
+    """One k of one group of a copy of w in the order (groups, K, R, S, C): the taps of many c at a time."""
+    cdef const Py_ssize_t* shape = &turning.shape[0]
+    cdef const Py_ssize_t* ws = &turning.ws.of[0]
+    cdef Py_ssize_t C = shape[1], taps = shape[3] * shape[4], c, i, t, count, piece
     cdef Py_ssize_t low = min(ws[3], 0) * (shape[3] - 1) + min(ws[4], 0) * (shape[4] - 1)  # its first tap in memory
     cdef Py_ssize_t span = max(ws[3], 0) * (shape[3] - 1) + max(ws[4], 0) * (shape[4] - 1) - low + 1
+    cdef const summand* w = <const summand*>turning.w
     cdef const summand* end = w + 1
-    cdef const summand* source
-    cdef summand* to
+    cdef const summand* source = w + unit // shape[2] * ws[0] + unit % shape[2] * ws[2]
+    cdef summand* to = <summand*>turning.out + unit * taps * C
     cdef ptrdiff_t offsets[TURNED]
     cdef ptrdiff_t places[TURNED]
     cdef summand rows[TURNED * TURNED]
@@ -1048,22 +1067,18 @@ cdef void turn(const summand* w, const Py_ssize_t* shape, const Py_ssize_t* ws, 
         end += max(ws[i], 0) * (shape[i] - 1)
     count_up(TURNED, ws[1], offsets)
     count_up(TURNED, TURNED, places)
-    for g in range(shape[0]):
-        for k in range(shape[2]):
-            for piece in range(blocks_of(C, TURNED)):
-                c = piece * TURNED
-                count = min(C - c, TURNED)
-                source = w + g * ws[0] + c * ws[1] + k * ws[2]
-                to = out + (g * shape[2] + k) * taps * C + c
-                if span <= TURNED:
-                    transpose_rows(source + low, <const ptrdiff_t*>offsets, count, 0, span, <const char*>end,
-                                   <summand*>rows, <const ptrdiff_t*>places)
-                for t in range(taps):
-                    i = t // shape[4] * ws[3] + t % shape[4] * ws[4]
-                    if span <= TURNED:
-                        copy(<const summand*>rows + (i - low) * TURNED, 1, count, to + t * C)
-                    else:
-                        copy(source + i, ws[1], count, to + t * C)
+    for piece in range(blocks_of(C, TURNED)):
+        c = piece * TURNED
+        count = min(C - c, TURNED)
+        if span <= TURNED:
+            transpose_rows(source + c * ws[1] + low, <const ptrdiff_t*>offsets, count, 0, span, <const char*>end,
+                           <summand*>rows, <const ptrdiff_t*>places)
+        for t in range(taps):
+            i = t // shape[4] * ws[3] + t % shape[4] * ws[4]
+            if span <= TURNED:
+                copy(<const summand*>rows + (i - low) * TURNED, 1, count, to + t * C + c)
+            else:
+                copy(source + c * ws[1] + i, ws[1], count, to + t * C + c)
 
 
 cdef inline bint run_finite(const summand* values, Py_ssize_t n) noexcept nogil:
@@ -1248,11 +1263,11 @@ def f32_zip(const float[:, :, :, ::1] even, const float[:, :, :, ::1] odd, float
         share(<unit_function>zip_unit[float], &t, out.shape[0] * out.shape[1], NULL, 0, workers)
 
 
-def f32_turn(const float[:, :, :, :, :] w, float[:, :, :, :, ::1] out):
+def f32_turn(const float[:, :, :, :, :] w, float[:, :, :, :, ::1] out, int workers):
     """out (groups, K, R, S, C) = w (groups, C, K, R, S)."""
-    cdef Strides ws = elements(w.strides, 5, 4)
+    cdef Turning t = turning_of[float](w, out)
     with nogil:
-        turn[float](&w[0, 0, 0, 0, 0], w.shape, ws.of, &out[0, 0, 0, 0, 0])
+        share(<unit_function>turn_unit[float], &t, w.shape[0] * w.shape[2], NULL, 0, workers)
 
 
 def f32_finite(const float[:, :, :, :] values):
@@ -1322,11 +1337,11 @@ def f64_zip(const double[:, :, :, ::1] even, const double[:, :, :, ::1] odd, dou
         share(<unit_function>zip_unit[double], &t, out.shape[0] * out.shape[1], NULL, 0, workers)
 
 
-def f64_turn(const double[:, :, :, :, :] w, double[:, :, :, :, ::1] out):
+def f64_turn(const double[:, :, :, :, :] w, double[:, :, :, :, ::1] out, int workers):
     """out (groups, K, R, S, C) = w (groups, C, K, R, S)."""
-    cdef Strides ws = elements(w.strides, 5, 8)
+    cdef Turning t = turning_of[double](w, out)
     with nogil:
-        turn[double](&w[0, 0, 0, 0, 0], w.shape, ws.of, &out[0, 0, 0, 0, 0])
+        share(<unit_function>turn_unit[double], &t, w.shape[0] * w.shape[2], NULL, 0, workers)
 
 
 def f64_finite(const double[:, :, :, :] values):
@@ -1396,11 +1411,11 @@ def u64_zip(const uint64_t[:, :, :, ::1] even, const uint64_t[:, :, :, ::1] odd,
         share(<unit_function>zip_unit[uint64_t], &t, out.shape[0] * out.shape[1], NULL, 0, workers)
 
 
-def u64_turn(const uint64_t[:, :, :, :, :] w, uint64_t[:, :, :, :, ::1] out):
+def u64_turn(const uint64_t[:, :, :, :, :] w, uint64_t[:, :, :, :, ::1] out, int workers):
     """out (groups, K, R, S, C) = w (groups, C, K, R, S)."""
-    cdef Strides ws = elements(w.strides, 5, 8)
+    cdef Turning t = turning_of[uint64_t](w, out)
     with nogil:
-        turn[uint64_t](&w[0, 0, 0, 0, 0], w.shape, ws.of, &out[0, 0, 0, 0, 0])
+        share(<unit_function>turn_unit[uint64_t], &t, w.shape[0] * w.shape[2], NULL, 0, workers)
 
 
 def u64_finite(const uint64_t[:, :, :, :] values):

@@ -178,8 +178,13 @@ def _blocks(problem: ConvProblem, kernel: Any, workers: int = 1, turned: bool = 
     lane_blocks, row_blocks = -(-panels // max(PANELS_BYTES // panel_bytes, 1)), 1
     if problem.groups * lane_blocks % workers:
         # the operand that lies across the cut is packed or copied once more for each unit: the smaller one
-        between = product.swapped and patched  # rows are cut between patches
-        row_blocks = min(cut[0] * cut[3] if between else -(-product.rows // kernel.TILE_ROWS), workers)
+        if product.swapped and patched:  # rows are cut between patches: as many as give every worker the same
+            outers, units, unit, pieces = cut
+            pieces = pieces if outers * pieces % workers == 0 else up(pieces, workers)
+            if pieces <= units and (units % pieces == 0 or units >= 4 * pieces):
+                row_blocks, cut = workers, (outers, units, unit, pieces)
+        else:
+            row_blocks = min(-(-product.rows // kernel.TILE_ROWS), workers)
         wide = product.rows < product.lanes and panels >= 4 * workers
         if wide or lane_blocks > workers or row_blocks < min(workers, panels):
             row_blocks, lane_blocks = 1, min(panels, up(lane_blocks, workers))
@@ -363,16 +368,16 @@ def pack(plan: Any, w: np.ndarray) -> Any:
     if not np.isfinite(w).all():
         return _without_excess(plan, w)
     room = np.empty(plan.tables.elements, w.dtype)
-    return replace(_turn(plan, w.copy(), room), checked=True)
+    return replace(_turn(plan, w.copy(), room, 1), checked=True)
 
 
-def _turn(plan: Any, w: np.ndarray, room: np.ndarray) -> _Turned:
+def _turn(plan: Any, w: np.ndarray, room: np.ndarray, workers: int) -> _Turned:
     """Views of w, or of a copy in `room`."""
     problem, parts = plan.problem, plan.tables.parts
     if plan.tables.elements:
         view = grouped(w, problem.groups).transpose(0, 2, 1, 3, 4)
         g, c, k, r, s = view.shape
-        getattr(parts[0][1].kernel, parts[0][1].prefix + "_turn")(view, room.reshape(g, k, r, s, c))
+        getattr(parts[0][1].kernel, parts[0][1].prefix + "_turn")(view, room.reshape(g, k, r, s, c), workers)
         w = room.reshape(g * k, r, s, c).transpose(0, 3, 1, 2)
     return _Turned([phases.turned(w, problem.groups, p.taps) for p, _ in parts], None, not plan.tables.padded)
 
@@ -416,7 +421,7 @@ def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, wor
         return
     nbytes = tables.elements * b.itemsize
     with scratch(nbytes) as memory:
-        turned = _turn(plan, b, memory[:nbytes].view(b.dtype))
+        turned = _turn(plan, b, memory[:nbytes].view(b.dtype), workers)
         phases.run(problem, lambda dy, bias, dx: _input_grad(plan, dy, b, turned, bias, dx, workers), a, bias, out)
 
 
