@@ -23,7 +23,7 @@ typedef void (*unit_function)(void *call, ptrdiff_t unit, char *scratch);
 #include <signal.h>
 #include <time.h>
 
-enum { IDLE_NS = 200000, WAIT_NS = 50000, WORKERS = 256, SEAT = 1 << 16 };
+enum { SPIN_NS = 50000, IDLE_NS = 2000000, WORKERS = 256, SEAT = 1 << 16 };
 
 static struct {
     unit_function unit;
@@ -54,12 +54,15 @@ static long long now_ns(void) {
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
-static void pause_briefly(void) {
+/* One moment of waiting. Whoever is waited for may wait for this very processor, so yield; but not soon, since that gives
+   it to anybody else too, for milliseconds. */
+static void wait_on(long long waited) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
     __asm__ __volatile__("yield" ::: "memory");
 #endif
+    if (waited > SPIN_NS) sched_yield();
 }
 
 static int take_seat(void) {
@@ -75,8 +78,10 @@ static int take_seat(void) {
 
 static void *member(void *nothing) {
     for (;;) {
-        for (long long until = now_ns() + IDLE_NS; now_ns() < until; pause_briefly())
-            if (take_seat()) until = now_ns() + IDLE_NS;
+        for (long long since = now_ns(), now = since; now - since < IDLE_NS; now = now_ns()) {
+            if (take_seat()) since = now_ns();
+            wait_on(now - since);
+        }
         pthread_mutex_lock(&team.lock);
         __atomic_add_fetch(&team.sleepers, 1, __ATOMIC_SEQ_CST); /* before the look at the seats: see share */
         while (__atomic_load_n(&team.seats, __ATOMIC_SEQ_CST) < SEAT) pthread_cond_wait(&team.wake, &team.lock);
@@ -118,14 +123,12 @@ static void share_with_team(unit_function unit, void *call, ptrdiff_t units, cha
     __atomic_store_n(&team.seats, (workers - 1) * SEAT, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&team.sleepers, __ATOMIC_SEQ_CST)) {
         pthread_mutex_lock(&team.lock);
-        pthread_cond_broadcast(&team.wake);
+        for (int i = 1; i < workers; ++i) pthread_cond_signal(&team.wake);
         pthread_mutex_unlock(&team.lock);
     }
     work(0);
-    /* Who sits may wait for this very processor. But yielding gives it to anybody else too, for milliseconds. */
     if (!__atomic_and_fetch(&team.seats, SEAT - 1, __ATOMIC_ACQUIRE)) return;
-    for (long long until = now_ns() + WAIT_NS; __atomic_load_n(&team.seats, __ATOMIC_ACQUIRE); pause_briefly())
-        if (now_ns() > until) sched_yield();
+    for (long long since = now_ns(); __atomic_load_n(&team.seats, __ATOMIC_ACQUIRE);) wait_on(now_ns() - since);
 }
 #endif
 

@@ -485,15 +485,6 @@ cdef void weight_sums_unit(const Task* t, Py_ssize_t unit, real* scratch) noexce
                         out[l * ws[0] + i // (R * R) * ws[1] + i // R % R * ws[2] + i % R * ws[3]] = scratch[i * L + l]
 
 
-cdef void weight_grad(Task* t, unit_function tiles_unit, unit_function sums_unit, Py_ssize_t L, char* scratch,
-                      Py_ssize_t worker_bytes, int workers) noexcept nogil:
-    cdef Py_ssize_t i, blocks = blocks_of(t.C, t.block_c) * blocks_of(t.K, t.block_k * 2 * L)
-    for i in range(blocks_of(t.tiles, t.chunk)):
-        t.start, t.stop = i * t.chunk, min((i + 1) * t.chunk, t.tiles)
-        share(tiles_unit, t, blocks_of(t.stop - t.start, RUN), scratch, worker_bytes, workers)
-        share(sums_unit, t, blocks, scratch, worker_bytes, workers)
-
-
 # --- entries, one for each dtype. Arrays of any strides; bias: empty for none; sizes and index vectors as --------------
 # --- fastconv/algorithms/winograd.py makes them ------------------------------------------------------------------------
 
@@ -547,105 +538,111 @@ cdef void set_result(Task* t, const real[::1] bias, real[:, :, :, :] y) noexcept
     t.y, t.ys = &y[0, 0, 0, 0], elements(y.strides, sizeof(real))
 
 
-def f32_pack(const float[:, :, :, :] w, bint flip, tuple sizes, float[::1] u, uint8_t[::1] scratch,
-             Py_ssize_t worker_bytes, int workers):
+cdef void pack(const real[:, :, :, :] w, bint flip, tuple sizes, real[::1] u, uint8_t[::1] scratch, Py_ssize_t worker_bytes,
+               int workers) except *:
     """w (K, C, R, R) to blocks of 2L transformed filters; flip turns them by 180 degrees."""
     cdef Task t = make_task(w.shape[1], sizes)
-    set_filters(&t, &w[0, 0, 0, 0], w.shape, w.strides, 4, flip)
+    set_filters(&t, &w[0, 0, 0, 0], w.shape, w.strides, sizeof(real), flip)
     t.u = &u[0]
     with nogil:
-        share(<unit_function>pack_unit[float], &t, blocks_of(t.K, 2 * VECTOR_BYTES // 4), <char*>&scratch[0],
-              worker_bytes, workers)
+        share(<unit_function>pack_unit[real], &t, blocks_of(t.K, 2 * VECTOR_BYTES // <Py_ssize_t>sizeof(real)),
+              <char*>&scratch[0], worker_bytes, workers)
+
+
+cdef void tiles_outside(const real[:, :, :, :] x, const real[::1] u, const real[::1] bias, real[:, :, :, :] y, real cval,
+                        tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
+                        uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers) except *:
+    cdef Task t = make_task(x.shape[1], sizes)
+    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, sizeof(real), rows, columns, left, t.dw)
+    t.cval, t.u = cval, <void*>&u[0]
+    set_result(&t, bias, y)
+    with nogil:
+        share(<unit_function>tiles_outside_unit[real], &t, blocks_of(t.tiles, t.chunk), <char*>&scratch[0], worker_bytes,
+              workers)
+
+
+cdef void filters_outside(const real[:, :, :, :] x, const real[:, :, :, :] w, bint flip, const real[::1] bias,
+                          real[:, :, :, :] y, real cval, tuple sizes, const int64_t[:, ::1] rows,
+                          const int64_t[:, ::1] columns, Py_ssize_t left, real[::1] v, uint8_t[::1] scratch,
+                          Py_ssize_t worker_bytes, int workers) except *:
+    cdef Task t = make_task(x.shape[1], sizes)
+    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, sizeof(real), rows, columns, left, t.dw)
+    t.cval, t.v = cval, &v[0]
+    set_filters(&t, &w[0, 0, 0, 0], w.shape, w.strides, sizeof(real), flip)
+    set_result(&t, bias, y)
+    with nogil:
+        share(<unit_function>input_unit[real], &t, blocks_of(t.tiles, RUN), <char*>&scratch[0], worker_bytes, workers)
+        share(<unit_function>filters_outside_unit[real], &t, blocks_of(t.K, 2 * VECTOR_BYTES // <Py_ssize_t>sizeof(real)),
+              <char*>&scratch[0], worker_bytes, workers)
+
+
+cdef void weight_grad(const real[:, :, :, :] x, const real[:, :, :, :] dy, real[:, :, :, :] dw, real cval, tuple sizes,
+                      const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
+                      const int64_t[:, ::1] dy_rows, const int64_t[:, ::1] dy_columns, real[::1] v, real[::1] d,
+                      real[::1] sums, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers) except *:
+    """dw (K, C, R, R) of one group; sums: of problems of several chunks, else one element."""
+    cdef Task t = make_task(x.shape[1], sizes)
+    cdef Py_ssize_t i, pair = 2 * VECTOR_BYTES // <Py_ssize_t>sizeof(real)
+    cdef Py_ssize_t blocks = blocks_of(t.C, t.block_c) * blocks_of(t.K, t.block_k * pair)
+    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, sizeof(real), rows, columns, left, t.dw)
+    t.dy = make_plane(&dy[0, 0, 0, 0], dy.shape, dy.strides, sizeof(real), dy_rows, dy_columns, 0, t.dw)
+    t.cval, t.v, t.d, t.sums = cval, &v[0], &d[0], &sums[0] if t.chunk < t.tiles else NULL
+    set_filters(&t, &dw[0, 0, 0, 0], dw.shape, dw.strides, sizeof(real), False)
+    with nogil:
+        for i in range(blocks_of(t.tiles, t.chunk)):
+            t.start, t.stop = i * t.chunk, min((i + 1) * t.chunk, t.tiles)
+            share(<unit_function>weight_tiles_unit[real], &t, blocks_of(t.stop - t.start, RUN), <char*>&scratch[0],
+                  worker_bytes, workers)
+            share(<unit_function>weight_sums_unit[real], &t, blocks, <char*>&scratch[0], worker_bytes, workers)
+
+
+def f32_pack(const float[:, :, :, :] w, bint flip, tuple sizes, float[::1] u, uint8_t[::1] scratch,
+             Py_ssize_t worker_bytes, int workers):
+    pack[float](w, flip, sizes, u, scratch, worker_bytes, workers)
 
 
 def f32_tiles_outside(const float[:, :, :, :] x, const float[::1] u, const float[::1] bias, float[:, :, :, :] y, float cval,
                       tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
                       uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(x.shape[1], sizes)
-    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, left, t.dw)
-    t.cval, t.u = cval, <void*>&u[0]
-    set_result(&t, bias, y)
-    with nogil:
-        share(<unit_function>tiles_outside_unit[float], &t, blocks_of(t.tiles, t.chunk), <char*>&scratch[0], worker_bytes,
-              workers)
+    tiles_outside[float](x, u, bias, y, cval, sizes, rows, columns, left, scratch, worker_bytes, workers)
 
 
 def f32_filters_outside(const float[:, :, :, :] x, const float[:, :, :, :] w, bint flip, const float[::1] bias,
                         float[:, :, :, :] y, float cval, tuple sizes, const int64_t[:, ::1] rows,
                         const int64_t[:, ::1] columns, Py_ssize_t left, float[::1] v, uint8_t[::1] scratch,
                         Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(x.shape[1], sizes)
-    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, left, t.dw)
-    t.cval, t.v = cval, &v[0]
-    set_filters(&t, &w[0, 0, 0, 0], w.shape, w.strides, 4, flip)
-    set_result(&t, bias, y)
-    with nogil:
-        share(<unit_function>input_unit[float], &t, blocks_of(t.tiles, RUN), <char*>&scratch[0], worker_bytes, workers)
-        share(<unit_function>filters_outside_unit[float], &t, blocks_of(t.K, 2 * VECTOR_BYTES // 4), <char*>&scratch[0],
-              worker_bytes, workers)
+    filters_outside[float](x, w, flip, bias, y, cval, sizes, rows, columns, left, v, scratch, worker_bytes, workers)
 
 
 def f32_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float[:, :, :, :] dw, float cval, tuple sizes,
                     const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
                     const int64_t[:, ::1] dy_rows, const int64_t[:, ::1] dy_columns, float[::1] v, float[::1] d,
                     float[::1] sums, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    """dw (K, C, R, R) of one group; sums: of problems of several chunks, else one element."""
-    cdef Task t = make_task(x.shape[1], sizes)
-    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, 4, rows, columns, left, t.dw)
-    t.dy = make_plane(&dy[0, 0, 0, 0], dy.shape, dy.strides, 4, dy_rows, dy_columns, 0, t.dw)
-    t.cval, t.v, t.d, t.sums = cval, &v[0], &d[0], &sums[0] if t.chunk < t.tiles else NULL
-    set_filters(&t, &dw[0, 0, 0, 0], dw.shape, dw.strides, 4, False)
-    with nogil:
-        weight_grad(&t, <unit_function>weight_tiles_unit[float], <unit_function>weight_sums_unit[float],
-                    VECTOR_BYTES // 4, <char*>&scratch[0], worker_bytes, workers)
+    weight_grad[float](x, dy, dw, cval, sizes, rows, columns, left, dy_rows, dy_columns, v, d, sums, scratch, worker_bytes,
+                       workers)
 
 
 def f64_pack(const double[:, :, :, :] w, bint flip, tuple sizes, double[::1] u, uint8_t[::1] scratch,
              Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(w.shape[1], sizes)
-    set_filters(&t, &w[0, 0, 0, 0], w.shape, w.strides, 8, flip)
-    t.u = &u[0]
-    with nogil:
-        share(<unit_function>pack_unit[double], &t, blocks_of(t.K, 2 * VECTOR_BYTES // 8), <char*>&scratch[0],
-              worker_bytes, workers)
+    pack[double](w, flip, sizes, u, scratch, worker_bytes, workers)
 
 
 def f64_tiles_outside(const double[:, :, :, :] x, const double[::1] u, const double[::1] bias, double[:, :, :, :] y, double cval,
                       tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
                       uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(x.shape[1], sizes)
-    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, left, t.dw)
-    t.cval, t.u = cval, <void*>&u[0]
-    set_result(&t, bias, y)
-    with nogil:
-        share(<unit_function>tiles_outside_unit[double], &t, blocks_of(t.tiles, t.chunk), <char*>&scratch[0], worker_bytes,
-              workers)
+    tiles_outside[double](x, u, bias, y, cval, sizes, rows, columns, left, scratch, worker_bytes, workers)
 
 
 def f64_filters_outside(const double[:, :, :, :] x, const double[:, :, :, :] w, bint flip, const double[::1] bias,
                         double[:, :, :, :] y, double cval, tuple sizes, const int64_t[:, ::1] rows,
                         const int64_t[:, ::1] columns, Py_ssize_t left, double[::1] v, uint8_t[::1] scratch,
                         Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(x.shape[1], sizes)
-    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, left, t.dw)
-    t.cval, t.v = cval, &v[0]
-    set_filters(&t, &w[0, 0, 0, 0], w.shape, w.strides, 8, flip)
-    set_result(&t, bias, y)
-    with nogil:
-        share(<unit_function>input_unit[double], &t, blocks_of(t.tiles, RUN), <char*>&scratch[0], worker_bytes, workers)
-        share(<unit_function>filters_outside_unit[double], &t, blocks_of(t.K, 2 * VECTOR_BYTES // 8), <char*>&scratch[0],
-              worker_bytes, workers)
+    filters_outside[double](x, w, flip, bias, y, cval, sizes, rows, columns, left, v, scratch, worker_bytes, workers)
 
 
 def f64_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy, double[:, :, :, :] dw, double cval, tuple sizes,
                     const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
                     const int64_t[:, ::1] dy_rows, const int64_t[:, ::1] dy_columns, double[::1] v, double[::1] d,
                     double[::1] sums, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    cdef Task t = make_task(x.shape[1], sizes)
-    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, 8, rows, columns, left, t.dw)
-    t.dy = make_plane(&dy[0, 0, 0, 0], dy.shape, dy.strides, 8, dy_rows, dy_columns, 0, t.dw)
-    t.cval, t.v, t.d, t.sums = cval, &v[0], &d[0], &sums[0] if t.chunk < t.tiles else NULL
-    set_filters(&t, &dw[0, 0, 0, 0], dw.shape, dw.strides, 8, False)
-    with nogil:
-        weight_grad(&t, <unit_function>weight_tiles_unit[double], <unit_function>weight_sums_unit[double],
-                    VECTOR_BYTES // 8, <char*>&scratch[0], worker_bytes, workers)
+    weight_grad[double](x, dy, dw, cval, sizes, rows, columns, left, dy_rows, dy_columns, v, d, sums, scratch, worker_bytes,
+                       workers)

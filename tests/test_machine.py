@@ -133,6 +133,20 @@ def test_small_problems_start_no_thread():
     assert run(code) == "0"
 
 
+@pytest.mark.processes
+@linux
+def test_more_workers_than_processors():
+    """Threads that wait for the caller's own processor get it."""
+    code = """
+    before = threads()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    for _ in range(5):
+        all_calls(5)
+    print(threads() - before)
+    """
+    assert run(code) == ("4" if machine.cpu.openmp_version() else "0")
+
+
 # --- processes and threads -------------------------------------------------------------------------
 
 
