@@ -30,7 +30,12 @@ sets=$("$python" -P -c 'from fastconv import machine; print("common", machine.IS
 "$python" -m venv "$work/venv"
 FASTCONV_SETS=$sets FASTCONV_SANITIZE=1 CC=$compiler "$work/venv/bin/pip" install --quiet --disable-pip-version-check ".[test]"
 
-[ $# -gt 0 ] || set -- -q -n auto -m "not slow and not processes" --ignore-glob="*test_nn*" --ignore-glob="*test_cli*"
+if [ $# -eq 0 ]; then
+    set -- -q -n auto -m "not slow and not processes"
+    for python_only in nn cli compat doctests examples planner problem tuning; do
+        set -- "$@" --ignore-glob="*test_$python_only*"
+    done
+fi
 # A size that can't be had must come back as MemoryError, and the interpreter's own leaks are none of ours.
 LD_PRELOAD=$runtime \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
