@@ -83,7 +83,7 @@ static void *member(void *nothing) {
             wait_on(now - since);
         }
         pthread_mutex_lock(&team.lock);
-        __atomic_add_fetch(&team.sleepers, 1, __ATOMIC_SEQ_CST); /* before the look at the seats: see share */
+        __atomic_add_fetch(&team.sleepers, 1, __ATOMIC_SEQ_CST); /* before the look at the seats, which the caller fills before its look here */
         while (__atomic_load_n(&team.seats, __ATOMIC_SEQ_CST) < SEAT) pthread_cond_wait(&team.wake, &team.lock);
         __atomic_sub_fetch(&team.sleepers, 1, __ATOMIC_SEQ_CST);
         pthread_mutex_unlock(&team.lock);

@@ -178,15 +178,16 @@ def _blocks(problem: ConvProblem, kernel: Any, workers: int = 1, turned: bool = 
     lane_blocks, row_blocks = -(-panels // max(PANELS_BYTES // panel_bytes, 1)), 1
     if problem.groups * lane_blocks % workers:
         # the operand that lies across the cut is packed or copied once more for each unit: the smaller one
-        if product.swapped and patched:  # rows are cut between patches: as many as give every worker the same
+        wide = product.rows < product.lanes and panels >= 4 * workers
+        by_rows = not wide and lane_blocks <= workers
+        if by_rows and product.swapped and patched:  # between patches: as many as give every worker the same
             outers, units, unit, pieces = cut
             pieces = pieces if outers * pieces % workers == 0 else up(pieces, workers)
             if pieces <= units and (units % pieces == 0 or units >= 4 * pieces):
                 row_blocks, cut = workers, (outers, units, unit, pieces)
-        else:
+        elif by_rows:
             row_blocks = min(-(-product.rows // kernel.TILE_ROWS), workers)
-        wide = product.rows < product.lanes and panels >= 4 * workers
-        if wide or lane_blocks > workers or row_blocks < min(workers, panels):
+        if row_blocks < min(workers, panels):
             row_blocks, lane_blocks = 1, min(panels, up(lane_blocks, workers))
     patch_bytes = _patch_bytes(problem, _longest(cut), _longest(depths), whole) if patched else 0
     lane_parts = 1
