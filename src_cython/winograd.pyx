@@ -1,4 +1,4 @@
-"""Winograd's minimal filtering at stride 1: tiles of m x m outputs from POINTS x POINTS pixels, products by frequency.
+"""Winograd's minimal filtering: tiles of m x m outputs from POINTS x POINTS pixels, products by frequency.
 
 Called by fastconv/algorithms/winograd.py, which decides variant, blocks and order. Transforms and products are in
 simd/winograd_tile.h and simd/winograd_product.h. L is the lanes of a vector, F = POINTS*POINTS.
@@ -16,6 +16,12 @@ Tiles are numbered over (n, phases of the dilation, tile row, tile column): a di
 for each phase, and a phase is no more than other index vectors. Consecutive tiles of one tile row are a run, copied to a
 patch [POINTS][columns][L] with the channels as lanes. Index vectors reach to the last tile's end: -1 is the constant, -2
 zero. Weight gradients use the same tiles of x and tiles of dy, which play the filters' part with lanes k.
+
+At a stride of 2 a filter is four, of its even and its odd taps along each axis: parities. Each is a convolution at stride 1.
+Forward, each reads the pixels of its own parity, as if these were channels of their own, and their products add up. In an
+input gradient all read the same tiles of dy, and each makes the pixels of its own parity. u, and v if forward, come once for
+each parity: v [F][tiles / part][parities][C / L][part][L], u [K / 2L][parities][F][C][2L]. A filter with a tap less than
+the longest is 0 where a frequency is infinite, and is left out there.
 
 Each worker has `worker_bytes` of scratch, 64-byte aligned.
 """
@@ -41,10 +47,10 @@ cdef extern from "winograd.h" nogil:
     void f32_wino_product(ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, const float*, float*, int)
     void f64_wino_product(ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, ptrdiff_t, const double*, double*, int)
     void f32_wino_input(ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t)
-    void f32_wino_filter(ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, float*, ptrdiff_t)
+    void f32_wino_filter(ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, float*, ptrdiff_t)
     void f32_wino_output(ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, const float*, float*, ptrdiff_t)
     void f64_wino_input(ptrdiff_t, const double*, ptrdiff_t, double*, ptrdiff_t)
-    void f64_wino_filter(ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, ptrdiff_t, double*, ptrdiff_t)
+    void f64_wino_filter(ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, ptrdiff_t, double*, ptrdiff_t)
     void f64_wino_output(ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, const double*, double*, ptrdiff_t)
     const int WINO_ROWS_F32 "(WINO_ROWS_OF(f32))"
     const int WINO_ROWS_F64 "(WINO_ROWS_OF(f64))"
@@ -77,8 +83,16 @@ cdef struct Strides:  # in elements
     Py_ssize_t of[4]
 
 
+cdef struct Parity:  # the taps r, r + stride, .. x s, s + stride, .. of a filter
+    Py_ssize_t r, s, rows, columns
+    Py_ssize_t p, q  # the row and the column of y where the first tile begins; they may lie before it
+
+
 cdef struct Task:
     Py_ssize_t points, advance  # pixels of a tile along an axis, and from one tile to the next
+    Py_ssize_t stride, parities
+    bint adding  # products of the parities add up; else each makes pixels of its own
+    Parity parity[4]
     Py_ssize_t N, phases_p, phases_q, tiles_p, tiles_q, tiles
     Py_ssize_t chunk, block_k, block_c  # tiles, blocks of 2L filters, channels
     Py_ssize_t C, K, P, Q, dh, dw, taps
@@ -138,12 +152,12 @@ cdef inline void transform_input(Py_ssize_t points, const real* d, Py_ssize_t ro
         f64_wino_input(points, d, row, v, frequency)
 
 
-cdef inline void transform_filter(Py_ssize_t points, Py_ssize_t taps, const real* g, Py_ssize_t row, Py_ssize_t column,
-                                  real* u, Py_ssize_t frequency) noexcept nogil:
+cdef inline void transform_filter(Py_ssize_t points, Py_ssize_t rows, Py_ssize_t columns, const real* g, Py_ssize_t row,
+                                  Py_ssize_t column, real* u, Py_ssize_t frequency) noexcept nogil:
     if real is float:
-        f32_wino_filter(points, taps, g, row, column, u, frequency)
+        f32_wino_filter(points, rows, columns, g, row, column, u, frequency)
     else:
-        f64_wino_filter(points, taps, g, row, column, u, frequency)
+        f64_wino_filter(points, rows, columns, g, row, column, u, frequency)
 
 
 cdef inline void transform_output(Py_ssize_t points, Py_ssize_t outputs, const real* m, Py_ssize_t frequency,
@@ -251,23 +265,31 @@ cdef void load_patch(const real* x, const Plane* plane, real cval, Py_ssize_t la
                     out[j * L + l] = 0
 
 
+cdef inline Py_ssize_t groups_of(const Task* t, const real* _) noexcept nogil:
+    """Vectors of channels in v."""
+    return blocks_of(t.C, lanes_of(_)) * (t.parities if t.adding else 1)
+
+
 cdef void input_tiles(const Task* t, Py_ssize_t first, Py_ssize_t last, Py_ssize_t base, Py_ssize_t part, real* v,
                       Py_ssize_t frequency, real* patch) noexcept nogil:
     """Transform tiles first..last of all channels; v begins with tile `base`."""
-    cdef Py_ssize_t L = lanes_of(v), tile = first, c, i, place, groups = blocks_of(t.C, L), columns
+    cdef Py_ssize_t L = lanes_of(v), tile = first, c, i, place, groups = groups_of(t, v), own = blocks_of(t.C, L), columns
     cdef const real* x = <const real*>t.x.first
     cdef Run run
     cdef real* to
     while tile < last:
         run = run_at(tile, last, t)
         columns = (run.length - 1) * t.advance + t.points
-        for c in range(groups):
+        for i in range(groups):
+            c = i % own
+            if t.adding:
+                run.a, run.b = t.parity[i // own].r, t.parity[i // own].s
             load_patch(x + run.n * t.x.sn + c * L * t.x.sc, &t.x, <real>t.cval, min(L, t.C - c * L), run, t.advance,
                        t.points, columns, patch)
             place = (tile - base) % part
-            to = v + ((tile - base) // part * groups + c) * part * L
-            for i in range(run.length):
-                transform_input(t.points, <const real*>patch + i * t.advance * L, columns * L, to + place * L, frequency)
+            to = v + ((tile - base) // part * groups + i) * part * L
+            for c in range(run.length):
+                transform_input(t.points, <const real*>patch + c * t.advance * L, columns * L, to + place * L, frequency)
                 place += 1
                 if place == part:
                     place = 0
@@ -275,8 +297,8 @@ cdef void input_tiles(const Task* t, Py_ssize_t first, Py_ssize_t last, Py_ssize
         tile += run.length
 
 
-cdef void filter_block(const Task* t, Py_ssize_t k0, Py_ssize_t c0, Py_ssize_t c1, real* u, Py_ssize_t frequency,
-                       real* g) noexcept nogil:
+cdef void filter_block(const Task* t, const Parity* parity, Py_ssize_t k0, Py_ssize_t c0, Py_ssize_t c1, real* u,
+                       Py_ssize_t frequency, real* g) noexcept nogil:
     """Transform filters k0..k0+2L, channels c0..c1 (zeros from C on) to u[.][0..c1-c0][2L].
 
     Filters are loaded to g [channels][R][R][L], where they lie one after another as many channels at a time as fit there.
@@ -285,8 +307,11 @@ cdef void filter_block(const Task* t, Py_ssize_t k0, Py_ssize_t c0, Py_ssize_t c
     cdef Py_ssize_t L = lanes_of(u), R = t.taps, taps = R * R, c = c0, i, r, s, l, f, half, lanes, count
     cdef const Py_ssize_t* ws = &t.ws.of[0]
     cdef bint dense = ws[3] == 1 and ws[2] == R, rows = dense and ws[1] == taps
-    cdef Py_ssize_t first = (taps - 1) * L if t.flip else 0, column = -L if t.flip else L
+    cdef Py_ssize_t first = parity.r * R + parity.s, column = t.stride * L
     cdef const real* at
+    if t.flip:
+        first += ((parity.rows - 1) * R + parity.columns - 1) * t.stride
+        column = -column
     while c < c1:
         count = max(min(FILTERS // taps if rows else 1, min(t.C, c1) - c), 1)
         for half in range(2):
@@ -309,15 +334,15 @@ cdef void filter_block(const Task* t, Py_ssize_t k0, Py_ssize_t c0, Py_ssize_t c
             for i in range(count):
                 if rows and i < lanes:  # what the next channels of one filter will need
                     prefetch_lines(at + i * ws[0] + count * taps, count * taps * sizeof(real))
-                transform_filter(t.points, R, <const real*>g + first + i * taps * L, R * column, column,
-                                 u + (c - c0 + i) * 2 * L + half * L, frequency)
+                transform_filter(t.points, parity.rows, parity.columns, <const real*>g + (first + i * taps) * L, R * column,
+                                 column, u + (c - c0 + i) * 2 * L + half * L, frequency)
         c += count
 
 
-cdef void output_tiles(const Task* t, const real* m, Py_ssize_t frequency, Py_ssize_t first, Py_ssize_t last,
-                       Py_ssize_t k0, real* rows) noexcept nogil:
+cdef void output_tiles(const Task* t, const Parity* parity, const real* m, Py_ssize_t frequency, Py_ssize_t first,
+                       Py_ssize_t last, Py_ssize_t k0, real* rows) noexcept nogil:
     """Tiles first..last of filters k0..k0+2L out to y. rows: scratch [2][m][RUN*m][L]."""
-    cdef Py_ssize_t L = lanes_of(m), tile = first, half, halves = 2 if t.K - k0 > L else 1, lanes, i, a, j, count, p
+    cdef Py_ssize_t L = lanes_of(m), tile = first, half, halves = 2 if t.K - k0 > L else 1, lanes, i, a, j, p, q, outside
     cdef Py_ssize_t line = RUN * t.advance * L, step = t.dw * t.ys.of[3]
     cdef const Py_ssize_t* ys = &t.ys.of[0]
     cdef const real* bias = <const real*>t.bias
@@ -329,23 +354,46 @@ cdef void output_tiles(const Task* t, const real* m, Py_ssize_t frequency, Py_ss
         start[j] = bias[k0 + j] if bias != NULL and k0 + j < t.K else 0
     while tile < last:
         run = run_at(tile, last, t)
-        count = min(run.length * t.advance, blocks_of(t.Q - run.b, t.dw) - run.tq * t.advance)
+        q = run.b + parity.q + run.tq * t.advance * t.dw
+        outside = max(blocks_of(-q, t.dw), 0)  # columns before the first of y
         for i in range(run.length):
             for half in range(halves):
                 transform_output(t.points, t.advance, m + (tile - first + i) * 2 * L + half * L, frequency,
                                  <const real*>start + half * L, rows + half * t.advance * line + i * t.advance * L, line)
         for half in range(halves):
             lanes = min(t.K - k0 - half * L, L)
-            for a in range(min(t.advance, blocks_of(t.P - run.a, t.dh) - run.tp * t.advance)):
-                p = (run.tp * t.advance + a) * t.dh + run.a
+            for a in range(t.advance):
+                p = run.a + parity.p + (run.tp * t.advance + a) * t.dh
+                if p < 0 or p >= t.P:
+                    continue
                 at = <const real*>rows + (half * t.advance + a) * line
-                out = <real*>t.y + run.n * ys[0] + (k0 + half * L) * ys[1] + p * ys[2] + run.tq * t.advance * step + run.b * ys[3]
-                if ys[1] == 1 and lanes == L:
-                    for j in range(count):
-                        memcpy(out + j * step, at + j * L, L * sizeof(real))
-                else:
-                    store_columns(at, count, lanes, ys[1], step, out)
+                out = <real*>t.y + run.n * ys[0] + (k0 + half * L) * ys[1] + p * ys[2] + q * ys[3]
+                put_row(t, at + outside * L, min(run.length * t.advance, blocks_of(t.Q - q, t.dw)) - outside, lanes, step,
+                        out + outside * step)
         tile += run.length
+
+
+cdef inline void put_row(const Task* t, const real* row, Py_ssize_t count, Py_ssize_t lanes, Py_ssize_t step,
+                         real* out) noexcept nogil:
+    cdef Py_ssize_t L = lanes_of(row), j
+    if t.ys.of[1] == 1 and lanes == L:
+        for j in range(count):
+            memcpy(out + j * step, row + j * L, L * sizeof(real))
+    else:
+        store_columns(row, count, lanes, t.ys.of[1], step, out)
+
+
+cdef inline void products(const Task* t, const Parity* parity, Py_ssize_t tiles, const real* v, Py_ssize_t fv, Py_ssize_t groups,
+                          const real* u, Py_ssize_t fu, real* m, Py_ssize_t fm, bint more) noexcept nogil:
+    """m (+)= u v for so many groups of channels, at each frequency where the filters of this parity are not 0."""
+    cdef Py_ssize_t last = t.points - 1, i, j, f, L = lanes_of(u), part = part_of(tiles)
+    for f in range(t.points * t.points):
+        i, j = f // t.points, f % t.points
+        if (i == last and parity.rows < t.parity[0].rows) or (j == last and parity.columns < t.parity[0].columns):
+            if not more:
+                memset(m + f * fm, 0, tiles * 2 * L * sizeof(real))
+        else:
+            product(tiles, part, v + f * fv, groups_of(t, u) * part * L, groups, u + f * fu, m + f * fm, more)
 
 
 # --- forward -----------------------------------------------------------------------------------------------------------
@@ -354,52 +402,56 @@ cdef void output_tiles(const Task* t, const real* m, Py_ssize_t frequency, Py_ss
 cdef void tiles_outside_unit(const Task* t, Py_ssize_t unit, real* scratch) noexcept nogil:
     """One chunk of tiles: input, products with every block of filters, output."""
     cdef Py_ssize_t L = lanes_of(scratch), F = t.points * t.points, first = unit * t.chunk, last = min(first + t.chunk, t.tiles)
-    cdef Py_ssize_t groups = blocks_of(t.C, L), part = part_of(last - first), k, f
+    cdef Py_ssize_t own = blocks_of(t.C, L), groups = groups_of(t, scratch), part = part_of(last - first), k, i
     cdef Py_ssize_t fv = padded(up(t.chunk, WINO_TILES) * groups * L, L)
-    cdef Py_ssize_t fu = padded(groups * L * 2 * L, L), fm = padded(t.chunk * 2 * L, L)
+    cdef Py_ssize_t fu = padded(own * L * 2 * L, L), fm = padded(t.chunk * 2 * L, L)
     cdef const real* u = <const real*>t.u
     cdef real* v = scratch
     cdef real* m = v + F * fv
     cdef real* patch = m + F * fm  # serves input, then output
     input_tiles(t, first, last, first, part, v, fv, patch)
     for k in range(blocks_of(t.K, 2 * L)):
-        for f in range(F):
-            product(last - first, part, <const real*>v + f * fv, groups * part * L, groups, u + (k * F + f) * fu, m + f * fm,
-                    False)
-        output_tiles(t, <const real*>m, fm, first, last, k * 2 * L, patch)
+        for i in range(t.parities):
+            products(t, &t.parity[i], last - first, <const real*>v + (i * own * part * L if t.adding else 0), fv, own,
+                     u + (k * t.parities + i) * F * fu, fu, m, fm, t.adding and i > 0)
+            if not t.adding or i + 1 == t.parities:
+                output_tiles(t, &t.parity[i], <const real*>m, fm, first, last, k * 2 * L, patch)
 
 
-cdef void pack_unit(const Task* t, Py_ssize_t k, real* scratch) noexcept nogil:
-    """The u of one block of filters, for tiles_outside_unit."""
+cdef void pack_unit(const Task* t, Py_ssize_t unit, real* scratch) noexcept nogil:
+    """The u of one block of filters, of one parity, for tiles_outside_unit."""
     cdef Py_ssize_t L = lanes_of(scratch), c = up(t.C, L), fu = padded(c * 2 * L, L)
-    filter_block(t, k * 2 * L, 0, c, <real*>t.u + k * t.points * t.points * fu, fu, scratch)
+    filter_block(t, &t.parity[unit % t.parities], unit // t.parities * 2 * L, 0, c,
+                 <real*>t.u + unit * t.points * t.points * fu, fu, scratch)
 
 
 cdef void input_unit(const Task* t, Py_ssize_t unit, real* scratch) noexcept nogil:
     """RUN tiles into the v that all workers share, for filters_outside_unit."""
     cdef Py_ssize_t L = lanes_of(scratch), first = unit * RUN
     input_tiles(t, first, min(first + RUN, t.tiles), 0, part_of(t.tiles), <real*>t.v,
-                padded(up(t.tiles, WINO_TILES) * blocks_of(t.C, L) * L, L), scratch)
+                padded(up(t.tiles, WINO_TILES) * groups_of(t, scratch) * L, L), scratch)
 
 
 cdef void filters_outside_unit(const Task* t, Py_ssize_t k, real* scratch) noexcept nogil:
     """One block of filters, transformed by blocks of channels just before their products with all tiles."""
-    cdef Py_ssize_t L = lanes_of(scratch), F = t.points * t.points, groups = blocks_of(t.C, L), part = part_of(t.tiles)
-    cdef Py_ssize_t fv = padded(up(t.tiles, WINO_TILES) * groups * L, L)
+    cdef Py_ssize_t L = lanes_of(scratch), F = t.points * t.points, own = up(t.C, L), part = part_of(t.tiles)
+    cdef Py_ssize_t fv = padded(up(t.tiles, WINO_TILES) * groups_of(t, scratch) * L, L)
     cdef Py_ssize_t fu = padded(t.block_c * 2 * L, L), fm = padded(t.tiles * 2 * L, L)
     cdef const real* v = <const real*>t.v
     cdef real* u = scratch
     cdef real* m = u + F * fu
     cdef real* patch = m + F * fm
-    cdef Py_ssize_t f, c0 = 0, c1
-    while c0 < groups * L:
-        c1 = min(c0 + t.block_c, groups * L)
-        filter_block(t, k * 2 * L, c0, c1, u, fu, patch)
-        for f in range(F):
-            product(t.tiles, part, v + f * fv + c0 * part, groups * part * L, (c1 - c0) // L, <const real*>u + f * fu,
-                    m + f * fm, c0 > 0)
-        c0 = c1
-    output_tiles(t, <const real*>m, fm, 0, t.tiles, k * 2 * L, patch)
+    cdef Py_ssize_t i, c0, c1
+    for i in range(t.parities):
+        c0 = 0
+        while c0 < own:
+            c1 = min(c0 + t.block_c, own)
+            filter_block(t, &t.parity[i], k * 2 * L, c0, c1, u, fu, patch)
+            products(t, &t.parity[i], t.tiles, v + ((i * own if t.adding else 0) + c0) * part, fv, (c1 - c0) // L,
+                     <const real*>u, fu, m, fm, c0 > 0 or (t.adding and i > 0))
+            c0 = c1
+        if not t.adding or i + 1 == t.parities:
+            output_tiles(t, &t.parity[i], <const real*>m, fm, 0, t.tiles, k * 2 * L, patch)
 
 
 # --- weight gradient: dw = A^T [sum over tiles of (B^T x B) * (G dy G^T)] A, dy tiles in the filters' part --------------
@@ -427,8 +479,8 @@ cdef void dy_tiles(const Task* t, Py_ssize_t first, Py_ssize_t last, real* patch
             to = d + (k * t.chunk + tile - t.start) * 2 * L
             for i in range(run.length):
                 for half in range(2):
-                    transform_filter(t.points, t.advance, <const real*>patch + half * size + i * t.advance * L, columns * L,
-                                     L, to + (2 * i + half) * L, frequency)
+                    transform_filter(t.points, t.advance, t.advance, <const real*>patch + half * size + i * t.advance * L,
+                                     columns * L, L, to + (2 * i + half) * L, frequency)
         tile += run.length
 
 
@@ -522,10 +574,23 @@ cdef Plane make_plane(const void* first, const Py_ssize_t* shape, const Py_ssize
 
 cdef Task make_task(Py_ssize_t channels, tuple sizes) except *:
     cdef Task t
+    cdef Parity* p
+    cdef Py_ssize_t i
     (t.points, t.advance, t.N, t.phases_p, t.phases_q, t.tiles_p, t.tiles_q, t.chunk, t.block_k, t.block_c, t.K, t.P,
-     t.Q, t.dh, t.dw, t.taps) = sizes
+     t.Q, t.dh, t.dw, t.taps, t.stride, t.adding, parities) = sizes
+    t.parities = len(parities)
+    for i in range(t.parities):
+        p = &t.parity[i]
+        p.r, p.s, p.rows, p.columns, p.p, p.q = parities[i]
     t.C, t.tiles = channels, t.N * t.phases_p * t.phases_q * t.tiles_p * t.tiles_q
     return t
+
+
+cdef inline Py_ssize_t step_of(const Task* t) noexcept:
+    """Columns of x from one of a phase, or of a parity, to the next."""
+    if t.stride == 1:
+        return t.dw
+    return t.stride if t.adding else 1
 
 
 cdef void set_filters(Task* t, const void* w, const Py_ssize_t* shape, const Py_ssize_t* strides, Py_ssize_t itemsize,
@@ -545,7 +610,7 @@ cdef void pack(const real[:, :, :, :] w, bint flip, tuple sizes, real[::1] u, ui
     set_filters(&t, &w[0, 0, 0, 0], w.shape, w.strides, sizeof(real), flip)
     t.u = &u[0]
     with nogil:
-        share(<unit_function>pack_unit[real], &t, blocks_of(t.K, 2 * VECTOR_BYTES // <Py_ssize_t>sizeof(real)),
+        share(<unit_function>pack_unit[real], &t, blocks_of(t.K, 2 * VECTOR_BYTES // <Py_ssize_t>sizeof(real)) * t.parities,
               <char*>&scratch[0], worker_bytes, workers)
 
 
@@ -553,7 +618,7 @@ cdef void tiles_outside(const real[:, :, :, :] x, const real[::1] u, const real[
                         tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
                         uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers) except *:
     cdef Task t = make_task(x.shape[1], sizes)
-    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, sizeof(real), rows, columns, left, t.dw)
+    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, sizeof(real), rows, columns, left, step_of(&t))
     t.cval, t.u = cval, <void*>&u[0]
     set_result(&t, bias, y)
     with nogil:
@@ -566,7 +631,7 @@ cdef void filters_outside(const real[:, :, :, :] x, const real[:, :, :, :] w, bi
                           const int64_t[:, ::1] columns, Py_ssize_t left, real[::1] v, uint8_t[::1] scratch,
                           Py_ssize_t worker_bytes, int workers) except *:
     cdef Task t = make_task(x.shape[1], sizes)
-    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, sizeof(real), rows, columns, left, t.dw)
+    t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, sizeof(real), rows, columns, left, step_of(&t))
     t.cval, t.v = cval, &v[0]
     set_filters(&t, &w[0, 0, 0, 0], w.shape, w.strides, sizeof(real), flip)
     set_result(&t, bias, y)

@@ -1,7 +1,9 @@
-"""Winograd's minimal filtering at stride 1: F(4x4,3x3) and F(4x4,5x5) with 4 and 6.25 times fewer multiplications.
+"""Winograd's minimal filtering: F(4x4,3x3) and F(4x4,5x5) with 4 and 6.25 times fewer multiplications.
 
 F(2x2,3x3) and F(2x2,5x5) serve small maps and tight error bounds. F(6x6,3x3) saves most (5 times) and errs most: it
-serves only where max_error admits it.
+serves only where max_error admits it. At a stride of 2, filters of 3x3, 4x4 and 5x5 are split by the parity of their taps
+into four of 2x2 or 3x3 and less, which are convolutions at stride 1: F(4x4,2x2) and F(4x4,3x3), with 1.8, 2.6 and 3.3
+times fewer multiplications; forward and input gradient only.
 
 Forward and input gradient (a forward convolution with turned filters); dilation by phases; groups one after another.
 Kernel: src_cython/winograd.pyx, which draws the layouts; this module chooses block sizes and the order of the loops.
@@ -13,7 +15,7 @@ convolution for deep neural networks, 2020.)
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -24,8 +26,8 @@ from fastconv.algorithms import phases
 from fastconv.algorithms.common import PREFIX, Cost, grouped, scratch, up
 from fastconv.problem import ConvProblem
 
-POINTS = {4: (1.0,), 6: (0.625, 1.5), 8: (0.5, 1.0, 2.0)}
-"""By their number, pairs +-p beside 0 and infinity; as in simd/winograd_tile.h."""
+POINTS = {4: (1.0,), 5: (0.375, 1.25), 6: (0.625, 1.5), 8: (0.5, 1.0, 2.0)}
+"""By their number, pairs +-p beside infinity and, if it is even, 0; as in simd/winograd_tile.h."""
 CHUNK = 96  # tiles at a time, where their transforms don't fit into L2 anyway
 MANY_FILTERS = 2 << 20  # bytes of transformed filters from which they are transformed when needed, if tiles can wait
 FEW_TILES = 8 << 20  # bytes of transformed tiles up to which they may wait
@@ -34,18 +36,25 @@ WEIGHT_TILES = 4 << 20  # bytes of transformed tiles of x and dy that a weight g
 WEIGHT_BLOCKS = 4  # of its sums at the least: work for several workers
 
 
+def _taps(problem: ConvProblem) -> int:
+    """Of an axis, of the longest filter: at a stride of 2 the even ones."""
+    return -(-problem.R // problem.stride[0])
+
+
 # --- error -----------------------------------------------------------------------------------------
 
 
 @cache
 def _amplification(pairs: tuple[float, ...], outputs: int, taps: int) -> float:
     """max over outputs of sum_i |A_i| ||G_i|| ||B_i||, i over the points: what one dimension makes of an error."""
-    squares = [p * p for p in pairs]
+    squares, zero = [p * p for p in pairs], (outputs + taps) % 2
     whole = np.poly(squares)[::-1]  # coefficients of prod (y - p^2), lowest first
     rows_b, rows_g, rows_a = [np.linalg.norm(whole)], [1 / abs(whole[0])], [np.eye(1, outputs, 0)[0]]
+    if not zero:
+        rows_b, rows_g, rows_a = [], [], []
     for i, p in enumerate(pairs):
         others = np.atleast_1d(np.poly(squares[:i] + squares[i + 1 :]))[::-1]
-        scale = 2 * p * p * abs(np.polyval(others[::-1], p * p))
+        scale = 2 * p ** (1 + zero) * abs(np.polyval(others[::-1], p * p))
         for _ in range(2):
             rows_b.append(np.hypot(np.linalg.norm(others), p * np.linalg.norm(others)))
             rows_g.append(np.linalg.norm(p ** np.arange(taps)) / scale)
@@ -63,12 +72,13 @@ def _error_bound(problem: ConvProblem, m: int) -> float:
     operand to an output (3 a transform and dimension for 6 points, 4 for 8, and the sum over channels) give
     |y - exact| <= n u / (1 - n u) * amplification^2 * sum_c ||tile|| ||filter||.
     """
-    u = float(np.finfo(problem.compute_dtype).eps) / 2
-    pairs, tiling = POINTS[problem.R + m - 1], (m, problem.R)
+    u, taps = float(np.finfo(problem.compute_dtype).eps) / 2, _taps(problem)
+    pairs, tiling = POINTS[taps + m - 1], (m, taps)
     if problem.direction == "weight_grad":
         depth, tiling = problem.N * (-(-problem.P // m)) * (-(-problem.Q // m)), (problem.R, m)
     else:
-        depth = (problem.K if problem.direction == "input_grad" else problem.C) // problem.groups
+        depth = problem.K if problem.direction == "input_grad" else problem.C * math.prod(problem.stride)
+        depth //= problem.groups
     n = (depth + 8 * (len(pairs) + 2)) * u
     if n >= 0.5:
         return math.inf
@@ -92,11 +102,69 @@ class _Blocks:
     worker_bytes: int
 
 
-def _forward_problem(problem: ConvProblem) -> ConvProblem:
+@dataclass(frozen=True)
+class _Parity:
+    """Taps r, r + stride, .. x s, s + stride, .. of a filter, and where in the result its first tile begins."""
+
+    r: int
+    s: int
+    rows: int
+    columns: int
+    p: int = 0
+    q: int = 0
+
+
+@dataclass(frozen=True)
+class _Task:
     """What the kernel computes: an input gradient is a forward convolution of dy."""
-    if problem.direction == "forward" or problem.C == 0:
-        return problem
-    return phases.phases(problem)[0].problem
+
+    problem: ConvProblem
+    """The forward convolution; of an input gradient at a stride of 2, with the longest filters, so that tiles suffice."""
+    stride: int
+    parities: tuple[_Parity, ...]
+    adding: bool
+    """The parities' products add up; else each makes pixels of its own."""
+    extents: tuple[int, int]
+    """Of the result."""
+    taps: int
+    """Of an axis of the filters as they come."""
+    step: tuple[int, int]
+    """Pixels of the result from one of a tile to the next."""
+
+
+
+def _task(problem: ConvProblem) -> _Task:
+    kernel, extents = problem.R, (problem.P, problem.Q)
+    if problem.stride == (1, 1) or problem.C == 0:
+        forward = problem
+        if problem.direction == "input_grad" and problem.C > 0:
+            forward = phases.phases(problem)[0].problem
+        only = _Parity(0, 0, kernel, kernel)
+        return _Task(forward, 1, (only,), False, (forward.P, forward.Q), kernel, forward.dilation)
+    if problem.direction == "forward":
+        parities = tuple(_Parity(a, b, -(-(kernel - a) // 2), -(-(kernel - b) // 2)) for a in (0, 1) for b in (0, 1))
+        return _Task(problem, 2, parities, True, extents, kernel, (1, 1))
+    return _gradient(problem)
+
+
+def _gradient(problem: ConvProblem) -> _Task:
+    """An input gradient at a stride of 2: the output phases, whose tiles of dy are made to begin at one pixel."""
+    found, most = phases.phases(problem), _taps(problem)
+    before, tiles = [0, 0], [0, 0]
+    for axis in range(2):
+        before[axis] = max(p.problem.padding[axis][0] for p in found)
+        tiles[axis] = max((p.problem.P, p.problem.Q)[axis] + before[axis] - p.problem.padding[axis][0] for p in found)
+    parities = []
+    for p in sorted(found, key=lambda p: (-p.problem.R, -p.problem.S)):
+        start = [out.start - 2 * (first - pad[0]) for out, first, pad in zip(p.out, before, p.problem.padding, strict=True)]
+        parities.append(_Parity(p.taps[0].start, p.taps[1].start, p.problem.R, p.problem.S, *start))
+    pads = [
+        (first, count - 1 + most - first - extent)
+        for first, count, extent in zip(before, tiles, (problem.P, problem.Q), strict=True)
+    ]
+    forward = replace(found[0].problem, R=most, S=most, padding=(pads[0], pads[1]))
+    shape = problem.out_shape if problem.boundary == "constant" else problem.padded_shape
+    return _Task(forward, 2, tuple(parities), False, (shape[2], shape[3]), problem.R, (2, 2))
 
 
 @dataclass(frozen=True)
@@ -120,31 +188,35 @@ class _Extents:
         return self.points * self.points
 
 
-def _extents(problem: ConvProblem, m: int, kernel: Any) -> _Extents:
+def _extents(task: _Task, m: int, kernel: Any) -> _Extents:
+    problem = task.problem
     item, (dh, dw) = problem.itemsize, problem.dilation
     lanes = kernel.BYTES // item
     samples = max(problem.N, 1)  # an empty batch is planned, too
     phases_p, phases_q = min(dh, problem.P), min(dw, problem.Q)
     geometry = (samples, phases_p, phases_q, -(-problem.P // (dh * m)), -(-problem.Q // (dw * m)))
     return _Extents(
-        lanes, item, problem.R + m - 1, max(64 // item, lanes), up(max(problem.C // problem.groups, 1), lanes),
+        lanes, item, _taps(problem) + m - 1, max(64 // item, lanes), up(max(problem.C // problem.groups, 1), lanes),
         up(problem.K // problem.groups, 2 * lanes), geometry, math.prod(geometry),
     )  # fmt: skip
 
 
-def _sizes(problem: ConvProblem, m: int, e: _Extents, chunk: int, block_k: int, block_c: int) -> tuple[int, ...]:
-    k = problem.K // problem.groups
+def _sizes(task: _Task, m: int, e: _Extents, chunk: int, block_k: int, block_c: int) -> tuple[Any, ...]:
+    k = task.problem.K // task.problem.groups
+    parities = tuple((p.r, p.s, p.rows, p.columns, p.p, p.q) for p in task.parities)
     return (
-        e.points, m, *e.geometry, chunk, block_k, block_c, k, problem.P, problem.Q, *problem.dilation, problem.R,
+        e.points, m, *e.geometry, chunk, block_k, block_c, k, *task.extents, *task.step, task.taps, task.stride,
+        task.adding, parities,
     )  # fmt: skip
 
 
-def _blocks(problem: ConvProblem, m: int, isa: str) -> _Blocks:
+def _blocks(task: _Task, m: int, isa: str) -> _Blocks:
     kernel = machine.kernels(isa).winograd
-    e = _extents(problem, m, kernel)
-    f, pair = e.frequencies, 2 * e.lanes
-    packed = e.filters // pair * f * (e.channels * pair + e.line)
-    shared = f * (e.channels * up(e.tiles, kernel.TILES) + e.line)
+    e = _extents(task, m, kernel)
+    f, pair, filters = e.frequencies, 2 * e.lanes, len(task.parities)
+    channels = e.channels * filters if task.adding else e.channels  # of the tiles
+    packed = e.filters // pair * filters * f * (e.channels * pair + e.line)
+    shared = f * (channels * up(e.tiles, kernel.TILES) + e.line)
     run = min(e.geometry[-1], kernel.LONGEST_RUN)
     pixels = e.points * ((run - 1) * m + e.points)
     patch = max(pixels, 2 * m * kernel.LONGEST_RUN * m, kernel.LOADED) * e.lanes
@@ -157,13 +229,13 @@ def _blocks(problem: ConvProblem, m: int, isa: str) -> _Blocks:
     else:
         # Either a chunk's tiles stay in L2, and each product reads its filters from beyond; or the tiles come from
         # there too, but more of them share the filters. What is read for each multiply-add decides.
-        chunk = machine.L2_BYTES // 2 // (f * (e.channels + pair) * e.item)
+        chunk = machine.L2_BYTES // 2 // (f * (channels + pair) * e.item)
         if 1 / max(chunk, 1) > 1 / pair + 1 / CHUNK:
             chunk = CHUNK
         chunk = min(up(max(chunk, 1), kernel.TILES), e.tiles)
         block_c = e.channels
-        elements = f * (e.channels * up(chunk, kernel.TILES) + e.line) + f * (chunk * pair + e.line) + patch
-    sizes = _sizes(problem, m, e, chunk, 1, block_c)
+        elements = f * (channels * up(chunk, kernel.TILES) + e.line) + f * (chunk * pair + e.line) + patch
+    sizes = _sizes(task, m, e, chunk, 1, block_c)
     return _Blocks(sizes, filters_outside, packed, shared, up(elements * e.item, 64))
 
 
@@ -183,9 +255,9 @@ class _WeightBlocks:
     worker_bytes: int
 
 
-def _weight_blocks(problem: ConvProblem, m: int, isa: str) -> _WeightBlocks:
+def _weight_blocks(task: _Task, m: int, isa: str) -> _WeightBlocks:
     kernel = machine.kernels(isa).winograd
-    e, taps = _extents(problem, m, kernel), problem.R
+    e, taps = _extents(task, m, kernel), task.taps
     f, pair, run = e.frequencies, 2 * e.lanes, kernel.LONGEST_RUN
     # As many tiles as are worth the sums that go to memory and back between two chunks.
     most = max(WEIGHT_TILES, f * e.channels * e.filters * e.item)
@@ -200,32 +272,37 @@ def _weight_blocks(problem: ConvProblem, m: int, isa: str) -> _WeightBlocks:
     patch = max(e.points * ((min(run, e.geometry[-1]) - 1) * m + e.points), 2 * m * run * m) * e.lanes
     worker = max(patch, block + e.lanes * taps * taps * e.lanes)
     x_tiles, dy_tiles = (f * (wide * chunk + e.line) for wide in (e.channels, e.filters))
-    sizes = _sizes(problem, m, e, chunk, block_k, block_c)
+    sizes = _sizes(task, m, e, chunk, block_k, block_c)
     return _WeightBlocks(sizes, x_tiles, dy_tiles, 1 if chunk == e.tiles else blocks * block, up(worker * e.item, 64))
 
 
 def _cost(problem: ConvProblem, m: int, isa: str) -> Cost:
+    task = _task(problem)
     if problem.direction == "weight_grad":
-        weight_blocks = _weight_blocks(problem, m, isa)
+        weight_blocks = _weight_blocks(task, m, isa)
         shared = weight_blocks.x_tiles + weight_blocks.dy_tiles + weight_blocks.sums
         worker, waiting = weight_blocks.worker_bytes, weight_blocks.sums > 1
     else:
-        problem = _forward_problem(problem)
-        blocks = _blocks(problem, m, isa)
+        blocks = _blocks(task, m, isa)
         shared = blocks.tiles if blocks.filters_outside else blocks.packed
         worker, waiting = blocks.worker_bytes, not blocks.filters_outside
-    e = _extents(problem, m, machine.kernels(isa).winograd)
-    tiles, filters = e.tiles * (e.channels + e.filters), e.channels * e.filters
-    products = 2 * e.tiles * filters
+    e = _extents(task, m, machine.kernels(isa).winograd)
+    # In transforms of F elements: each parity has its own filters, and its own input or output
+    parities = len(task.parities)
+    ins, outs = (parities, 1) if task.adding else (1, parities)
+    tiles, filters = e.tiles * (e.channels * ins + e.filters * outs), e.channels * e.filters * parities
+    most = task.parities[0]
+    absent = ((most.rows - p.rows, most.columns - p.columns) for p in task.parities)
+    frequencies = sum((e.points - rows) * (e.points - columns) for rows, columns in absent)
+    products = 2 * e.tiles * e.channels * e.filters * frequencies
     # A vector goes through a transform of POINTS points at about half the speed of a product, in twice as many
     # multiply-adds as it has elements.
-    transforms = 8 * (tiles + filters)
+    transforms = 8 * (tiles + filters) * e.frequencies
     few = products / e.lanes if e.tiles < 4 else 0  # a product of few tiles waits for its own sums
     moved = e.frequencies * (2 * tiles + (filters if waiting else 0)) / 4  # filters, or sums, that don't stay in L2
-    moved += filters * problem.R * problem.S
+    moved += e.channels * e.filters * task.taps**2
     groups = problem.groups
-    flops = (products + transforms + few) * e.frequencies * groups
-    return Cost(flops, moved * e.item * groups, shared * e.item, worker, "gemm", groups * 2)
+    return Cost((products + transforms + few) * groups, moved * e.item * groups, shared * e.item, worker, "gemm", groups * 2)
 
 
 # --- running ---------------------------------------------------------------------------------------
@@ -233,7 +310,7 @@ def _cost(problem: ConvProblem, m: int, isa: str) -> Cost:
 
 @dataclass(frozen=True)
 class _Tables:
-    """Index vectors have a row for each phase of the dilation."""
+    """Index vectors have a row for each phase of the dilation, or each parity of the pixels."""
 
     problem: ConvProblem
     kernel: Any
@@ -247,12 +324,9 @@ class _Tables:
     dy_columns: np.ndarray
 
 
-def _by_phases(index: np.ndarray, dilation: int, outputs: int, m: int, beyond: int) -> np.ndarray:
-    """Every dilation-th entry from each phase's first on, cut or filled with zeros (-2) to the end of the last tile."""
-    length = up(-(-outputs // dilation), m) + beyond
-    return np.stack(
-        [np.concatenate([index[a::dilation], np.full(length, -2)])[:length] for a in range(min(dilation, outputs))]
-    )
+def _by_phases(index: np.ndarray, step: int, count: int, length: int) -> np.ndarray:
+    """Every step-th entry from each phase's first on, cut or filled with zeros (-2)."""
+    return np.stack([np.concatenate([index[a::step], np.full(length, -2)])[:length] for a in range(count)])
 
 
 def _folds(problem: ConvProblem) -> bool:
@@ -261,16 +335,21 @@ def _folds(problem: ConvProblem) -> bool:
 
 
 def _tables(problem: ConvProblem, m: int, isa: str) -> _Tables:
-    blocks = _weight_blocks(problem, m, isa) if problem.direction == "weight_grad" else _blocks(problem, m, isa)
-    beyond = problem.R - 1
-    extents = tuple(zip(problem.dilation, (problem.P, problem.Q), strict=True))
-    rows, columns = (
-        _by_phases(index, *axis, m, beyond)
-        for index, axis in zip((problem.rows(), problem.columns()), extents, strict=True)
-    )
-    dy_rows, dy_columns = (_by_phases(np.arange(outputs), d, outputs, m, 0) for d, outputs in extents)
+    task = _task(problem)
+    weight_grad, seen = problem.direction == "weight_grad", task.problem
+    blocks = _weight_blocks(task, m, isa) if weight_grad else _blocks(task, m, isa)
+    rows, columns, dy_rows, dy_columns = [], [], [], []
+    for index, steps, outputs, x, dy in (
+        (seen.rows(), seen.dilation[0], seen.P, rows, dy_rows),
+        (seen.columns(), seen.dilation[1], seen.Q, columns, dy_columns),
+    ):
+        count, length = min(steps, outputs), up(-(-outputs // steps), m)
+        if task.adding:
+            count = steps = task.stride
+        x.append(_by_phases(index, steps, count, length + _taps(seen) - 1))
+        dy.append(_by_phases(np.arange(outputs), steps, count, length))
     kernel = machine.kernels(isa).winograd
-    return _Tables(problem, kernel, PREFIX[problem.compute_dtype], rows, columns, blocks, dy_rows, dy_columns)
+    return _Tables(seen, kernel, PREFIX[seen.compute_dtype], rows[0], columns[0], blocks, dy_rows[0], dy_columns[0])
 
 
 def _filters(plan: Any, w: np.ndarray) -> np.ndarray:
@@ -401,23 +480,32 @@ class Winograd:
     pack = staticmethod(_pack)
     run = staticmethod(_run)
 
-    def __init__(self, outputs: int, on_request: bool = False) -> None:
+    def __init__(self, outputs: int, kernels: dict[tuple[int, int], tuple[int, ...]], on_request: bool = False) -> None:
         self.outputs = outputs
+        self.kernels = kernels
+        """Sizes of filters, by stride."""
         self.ON_REQUEST = on_request
 
     def why_not(self, problem: ConvProblem) -> str | None:
         if problem.dtype == "int64":
             return "integers would not be exact"
-        if problem.R != problem.S or problem.R not in (3, 5) or problem.R + self.outputs - 1 not in POINTS:
-            sizes = "3x3" if self.outputs == 6 else "3x3 or 5x5"
-            return f"filters of {problem.R}x{problem.S} have no such variant; must be {sizes}"
-        if problem.stride != (1, 1):
-            return f"its stride is {problem.stride}; must be 1"
+        kernels = self.kernels.get(problem.stride)
+        if kernels is None:
+            strides = " or ".join(str(stride[0]) for stride in self.kernels)
+            return f"its stride is {problem.stride}; must be {strides}"
+        if problem.R != problem.S or problem.R not in kernels:
+            sizes = " or ".join(f"{r}x{r}" for r in kernels)
+            return f"filters of {problem.R}x{problem.S} have no such variant at this stride; must be {sizes}"
+        if problem.stride != (1, 1) and problem.direction == "weight_grad":
+            return "weight gradients have no such variant at a stride of 2"
+        if problem.stride != (1, 1) and problem.dilation != (1, 1):
+            return f"its dilation is {problem.dilation}; must be 1 at a stride of 2"
         return None
 
     def variant(self, problem: ConvProblem) -> str:
-        tiling = (self.outputs, problem.R) if problem.direction != "weight_grad" else (problem.R, self.outputs)
-        return "F({0}x{0},{1}x{1})".format(*tiling)
+        taps = _taps(problem)
+        tiling = (self.outputs, taps) if problem.direction != "weight_grad" else (taps, self.outputs)
+        return "F({0}x{0},{1}x{1})".format(*tiling) + (" by parity" if problem.stride[0] > 1 else "")
 
     def error_bound(self, problem: ConvProblem) -> float:
         return _error_bound(problem, self.outputs)
@@ -426,8 +514,7 @@ class Winograd:
         return _cost(problem, self.outputs, isa)
 
     def prepare(self, problem: ConvProblem, isa: str) -> _Tables:
-        forward = problem if problem.direction == "weight_grad" else _forward_problem(problem)
-        return _tables(forward, self.outputs, isa)
+        return _tables(problem, self.outputs, isa)
 
     def tile_extents(self, problem: ConvProblem) -> tuple[int, int]:
         return (problem.H, problem.W) if _folds(problem) else (self.outputs, self.outputs)
@@ -436,13 +523,17 @@ class Winograd:
         problem, m = plan.problem, self.outputs
         if _folds(problem):
             return [slice(0, problem.H, 1)], [slice(0, problem.W, 1)]
+        task = _task(problem)
+        starts = [range(d) for d in task.step]
+        if task.stride > 1:
+            starts = [{p.p for p in task.parities}, {p.q for p in task.parities}]
         rows, columns = (
-            [slice(first, first + m * d, d) for e in range(d) for first in range(e, extent, m * d)]
-            for extent, d in zip(problem.out_shape[2:], problem.dilation, strict=True)
+            [slice(max(first, first % d), first + m * d, d) for e in start for first in range(e, extent, m * d)]
+            for extent, d, start in zip(problem.out_shape[2:], task.step, starts, strict=True)
         )
         return rows, columns
 
 
-F4 = Winograd(4)
-F2 = Winograd(2)
-F6 = Winograd(6, on_request=True)
+F4 = Winograd(4, {(1, 1): (3, 5), (2, 2): (3, 4, 5)})
+F2 = Winograd(2, {(1, 1): (3, 5)})
+F6 = Winograd(6, {(1, 1): (3,)}, on_request=True)
