@@ -48,10 +48,10 @@ cdef extern from "winograd.h" nogil:
     void f64_wino_product(ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, ptrdiff_t, const double*, double*, int)
     void f32_wino_input(ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t)
     void f32_wino_filter(ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, float*, ptrdiff_t)
-    void f32_wino_output(ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, const float*, float*, ptrdiff_t)
+    void f32_wino_output(ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, const float*, float*, ptrdiff_t, ptrdiff_t)
     void f64_wino_input(ptrdiff_t, const double*, ptrdiff_t, double*, ptrdiff_t)
     void f64_wino_filter(ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, ptrdiff_t, double*, ptrdiff_t)
-    void f64_wino_output(ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, const double*, double*, ptrdiff_t)
+    void f64_wino_output(ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, const double*, double*, ptrdiff_t, ptrdiff_t)
     const int WINO_ROWS_F32 "(WINO_ROWS_OF(f32))"
     const int WINO_ROWS_F64 "(WINO_ROWS_OF(f64))"
     void f32_wino_outer(ptrdiff_t, const float*, const float*, float*, int)
@@ -161,11 +161,11 @@ cdef inline void transform_filter(Py_ssize_t points, Py_ssize_t rows, Py_ssize_t
 
 
 cdef inline void transform_output(Py_ssize_t points, Py_ssize_t outputs, const real* m, Py_ssize_t frequency,
-                                  const real* start, real* y, Py_ssize_t row) noexcept nogil:
+                                  const real* start, real* y, Py_ssize_t row, Py_ssize_t column) noexcept nogil:
     if real is float:
-        f32_wino_output(points, outputs, m, frequency, start, y, row)
+        f32_wino_output(points, outputs, m, frequency, start, y, row, column)
     else:
-        f64_wino_output(points, outputs, m, frequency, start, y, row)
+        f64_wino_output(points, outputs, m, frequency, start, y, row, column)
 
 
 cdef inline void product(Py_ssize_t tiles, Py_ssize_t part, const real* v, Py_ssize_t step, Py_ssize_t groups, const real* u,
@@ -273,7 +273,8 @@ cdef inline Py_ssize_t groups_of(const Task* t, const real* _) noexcept nogil:
 cdef void input_tiles(const Task* t, Py_ssize_t first, Py_ssize_t last, Py_ssize_t base, Py_ssize_t part, real* v,
                       Py_ssize_t frequency, real* patch) noexcept nogil:
     """Transform tiles first..last of all channels; v begins with tile `base`."""
-    cdef Py_ssize_t L = lanes_of(v), tile = first, c, i, place, groups = groups_of(t, v), own = blocks_of(t.C, L), columns
+    cdef Py_ssize_t L = lanes_of(v), tile = first, c, i, j, place, groups = groups_of(t, v), own = blocks_of(t.C, L), columns
+    cdef Py_ssize_t parity
     cdef const real* x = <const real*>t.x.first
     cdef Run run
     cdef real* to
@@ -281,15 +282,16 @@ cdef void input_tiles(const Task* t, Py_ssize_t first, Py_ssize_t last, Py_ssize
         run = run_at(tile, last, t)
         columns = (run.length - 1) * t.advance + t.points
         for i in range(groups):
-            c = i % own
+            c = i * own // groups  # all parities of some channels, then the next channels
+            parity = i - c * (groups // own)
             if t.adding:
-                run.a, run.b = t.parity[i // own].r, t.parity[i // own].s
+                run.a, run.b = t.parity[parity].r, t.parity[parity].s
             load_patch(x + run.n * t.x.sn + c * L * t.x.sc, &t.x, <real>t.cval, min(L, t.C - c * L), run, t.advance,
                        t.points, columns, patch)
             place = (tile - base) % part
-            to = v + ((tile - base) // part * groups + i) * part * L
-            for c in range(run.length):
-                transform_input(t.points, <const real*>patch + c * t.advance * L, columns * L, to + place * L, frequency)
+            to = v + ((tile - base) // part * groups + parity * own + c) * part * L
+            for j in range(run.length):
+                transform_input(t.points, <const real*>patch + j * t.advance * L, columns * L, to + place * L, frequency)
                 place += 1
                 if place == part:
                     place = 0
@@ -339,11 +341,14 @@ cdef void filter_block(const Task* t, const Parity* parity, Py_ssize_t k0, Py_ss
         c += count
 
 
-cdef void output_tiles(const Task* t, const Parity* parity, const real* m, Py_ssize_t frequency, Py_ssize_t first,
-                       Py_ssize_t last, Py_ssize_t k0, real* rows) noexcept nogil:
-    """Tiles first..last of filters k0..k0+2L out to y. rows: scratch [2][m][RUN*m][L]."""
+cdef void output_tiles(const Task* t, const Parity* parity, Py_ssize_t beside, const real* m, Py_ssize_t frequency,
+                       Py_ssize_t first, Py_ssize_t last, Py_ssize_t k0, real* rows) noexcept nogil:
+    """Tiles first..last of filters k0..k0+2L out to y.
+
+    rows: scratch [2][m][RUN*m*beside][L]. `beside`: parities whose columns lie side by side, each with an m of its own."""
     cdef Py_ssize_t L = lanes_of(m), tile = first, half, halves = 2 if t.K - k0 > L else 1, lanes, i, a, j, p, q, outside
-    cdef Py_ssize_t line = RUN * t.advance * L, step = t.dw * t.ys.of[3]
+    cdef Py_ssize_t line = RUN * t.advance * beside * L, apart = t.dw // beside, step = apart * t.ys.of[3]
+    cdef Py_ssize_t products = t.points * t.points * frequency, left = parity.q
     cdef const Py_ssize_t* ys = &t.ys.of[0]
     cdef const real* bias = <const real*>t.bias
     cdef real start[32]
@@ -352,14 +357,18 @@ cdef void output_tiles(const Task* t, const Parity* parity, const real* m, Py_ss
     cdef const real* at
     for j in range(2 * L):
         start[j] = bias[k0 + j] if bias != NULL and k0 + j < t.K else 0
+    for j in range(beside):
+        left = min(left, parity[j].q)
     while tile < last:
         run = run_at(tile, last, t)
-        q = run.b + parity.q + run.tq * t.advance * t.dw
-        outside = max(blocks_of(-q, t.dw), 0)  # columns before the first of y
+        q = run.b + left + run.tq * t.advance * t.dw
+        outside = max(blocks_of(-q, apart), 0)  # columns before the first of y
         for i in range(run.length):
             for half in range(halves):
-                transform_output(t.points, t.advance, m + (tile - first + i) * 2 * L + half * L, frequency,
-                                 <const real*>start + half * L, rows + half * t.advance * line + i * t.advance * L, line)
+                for j in range(beside):
+                    transform_output(t.points, t.advance, m + j * products + (2 * (tile - first + i) + half) * L, frequency,
+                                     <const real*>start + half * L, rows + half * t.advance * line
+                                     + (i * t.advance * beside + parity[j].q - left) * L, line, beside * L)
         for half in range(halves):
             lanes = min(t.K - k0 - half * L, L)
             for a in range(t.advance):
@@ -368,8 +377,8 @@ cdef void output_tiles(const Task* t, const Parity* parity, const real* m, Py_ss
                     continue
                 at = <const real*>rows + (half * t.advance + a) * line
                 out = <real*>t.y + run.n * ys[0] + (k0 + half * L) * ys[1] + p * ys[2] + q * ys[3]
-                put_row(t, at + outside * L, min(run.length * t.advance, blocks_of(t.Q - q, t.dw)) - outside, lanes, step,
-                        out + outside * step)
+                put_row(t, at + outside * L, min(run.length * t.advance * beside, blocks_of(t.Q - q, apart)) - outside, lanes,
+                        step, out + outside * step)
         tile += run.length
 
 
@@ -381,6 +390,19 @@ cdef inline void put_row(const Task* t, const real* row, Py_ssize_t count, Py_ss
             memcpy(out + j * step, row + j * L, L * sizeof(real))
     else:
         store_columns(row, count, lanes, t.ys.of[1], step, out)
+
+
+cdef inline Py_ssize_t outputs_of(const Task* t) noexcept nogil:
+    """Parities whose products wait for each other, to be put side by side."""
+    return 1 if t.adding or t.parities == 1 else 2
+
+
+cdef inline Py_ssize_t together(const Task* t, Py_ssize_t i) noexcept nogil:
+    """Parities from i on whose products make one output: all, or those of one parity of the rows."""
+    cdef Py_ssize_t n = 1
+    while i + n < t.parities and (t.adding or t.parity[i + n].p == t.parity[i].p):
+        n += 1
+    return n
 
 
 cdef inline void products(const Task* t, const Parity* parity, Py_ssize_t tiles, const real* v, Py_ssize_t fv, Py_ssize_t groups,
@@ -402,20 +424,24 @@ cdef inline void products(const Task* t, const Parity* parity, Py_ssize_t tiles,
 cdef void tiles_outside_unit(const Task* t, Py_ssize_t unit, real* scratch) noexcept nogil:
     """One chunk of tiles: input, products with every block of filters, output."""
     cdef Py_ssize_t L = lanes_of(scratch), F = t.points * t.points, first = unit * t.chunk, last = min(first + t.chunk, t.tiles)
-    cdef Py_ssize_t own = blocks_of(t.C, L), groups = groups_of(t, scratch), part = part_of(last - first), k, i
+    cdef Py_ssize_t own = blocks_of(t.C, L), groups = groups_of(t, scratch), part = part_of(last - first), k, i, j, count
     cdef Py_ssize_t fv = padded(up(t.chunk, WINO_TILES) * groups * L, L)
     cdef Py_ssize_t fu = padded(own * L * 2 * L, L), fm = padded(t.chunk * 2 * L, L)
     cdef const real* u = <const real*>t.u
     cdef real* v = scratch
     cdef real* m = v + F * fv
-    cdef real* patch = m + F * fm  # serves input, then output
+    cdef real* patch = m + outputs_of(t) * F * fm  # serves input, then output
     input_tiles(t, first, last, first, part, v, fv, patch)
     for k in range(blocks_of(t.K, 2 * L)):
-        for i in range(t.parities):
-            products(t, &t.parity[i], last - first, <const real*>v + (i * own * part * L if t.adding else 0), fv, own,
-                     u + (k * t.parities + i) * F * fu, fu, m, fm, t.adding and i > 0)
-            if not t.adding or i + 1 == t.parities:
-                output_tiles(t, &t.parity[i], <const real*>m, fm, first, last, k * 2 * L, patch)
+        i = 0
+        while i < t.parities:
+            count = together(t, i)
+            for j in range(i, i + count):
+                products(t, &t.parity[j], last - first, <const real*>v + (j * own * part * L if t.adding else 0), fv, own,
+                         u + (k * t.parities + j) * F * fu, fu, m + (0 if t.adding else (j - i) * F * fm), fm,
+                         t.adding and j > 0)
+            output_tiles(t, &t.parity[i], 1 if t.adding else count, <const real*>m, fm, first, last, k * 2 * L, patch)
+            i += count
 
 
 cdef void pack_unit(const Task* t, Py_ssize_t unit, real* scratch) noexcept nogil:
@@ -440,18 +466,21 @@ cdef void filters_outside_unit(const Task* t, Py_ssize_t k, real* scratch) noexc
     cdef const real* v = <const real*>t.v
     cdef real* u = scratch
     cdef real* m = u + F * fu
-    cdef real* patch = m + F * fm
-    cdef Py_ssize_t i, c0, c1
-    for i in range(t.parities):
-        c0 = 0
-        while c0 < own:
-            c1 = min(c0 + t.block_c, own)
-            filter_block(t, &t.parity[i], k * 2 * L, c0, c1, u, fu, patch)
-            products(t, &t.parity[i], t.tiles, v + ((i * own if t.adding else 0) + c0) * part, fv, (c1 - c0) // L,
-                     <const real*>u, fu, m, fm, c0 > 0 or (t.adding and i > 0))
-            c0 = c1
-        if not t.adding or i + 1 == t.parities:
-            output_tiles(t, &t.parity[i], <const real*>m, fm, 0, t.tiles, k * 2 * L, patch)
+    cdef real* patch = m + outputs_of(t) * F * fm
+    cdef Py_ssize_t i, j, count, c0, c1
+    i = 0
+    while i < t.parities:
+        count = together(t, i)
+        for j in range(i, i + count):
+            c0 = 0
+            while c0 < own:
+                c1 = min(c0 + t.block_c, own)
+                filter_block(t, &t.parity[j], k * 2 * L, c0, c1, u, fu, patch)
+                products(t, &t.parity[j], t.tiles, v + ((j * own if t.adding else 0) + c0) * part, fv, (c1 - c0) // L,
+                         <const real*>u, fu, m + (0 if t.adding else (j - i) * F * fm), fm, c0 > 0 or (t.adding and j > 0))
+                c0 = c1
+        output_tiles(t, &t.parity[i], 1 if t.adding else count, <const real*>m, fm, 0, t.tiles, k * 2 * L, patch)
+        i += count
 
 
 # --- weight gradient: dw = A^T [sum over tiles of (B^T x B) * (G dy G^T)] A, dy tiles in the filters' part --------------
@@ -527,7 +556,7 @@ cdef void weight_sums_unit(const Task* t, Py_ssize_t unit, real* scratch) noexce
             count = min(L, t.C - c * L)
             sum = <const real*>sums + (k // 2 - k0) * F * fs + (c * L - c0) * 2 * L + half * L
             for i in range(count):
-                transform_output(t.points, R, sum + i * 2 * L, fs, <const real*>zeros, scratch + i * R * R * L, R * L)
+                transform_output(t.points, R, sum + i * 2 * L, fs, <const real*>zeros, scratch + i * R * R * L, R * L, L)
             out = <real*>t.w + k * L * ws[0] + c * L * ws[1]
             if ws[3] == 1 and ws[2] == R and ws[1] == R * R:
                 store_columns(<const real*>scratch, count * R * R, lanes, ws[0], 1, out)

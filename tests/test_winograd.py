@@ -1,5 +1,7 @@
 """The orders and blocks of Winograd's method: src_cython/winograd.pyx, and its way there."""
 
+import itertools
+
 import numpy as np
 import pytest
 from convolutions import DIRECTIONS
@@ -21,6 +23,9 @@ LINES = [
     "n1 c17 h30 w13 k33 r3 s3 pad2,0,1,3 dil3 reflect",
     "n3 c9 h4 w61 k5 r3 s3 pad1 dil1x5",
     "n1 c36 h21 w18 k40 r5 s5 pad2 g2 NHWC",
+    "n2 c40 h15 w40 k70 r3 s3 stride2 pad1",
+    "n1 c17 h30 w13 k33 r4 s4 stride2 pad2,0,1,3 reflect",
+    "n1 c36 h21 w38 k40 r5 s5 stride2 pad2 g2 NHWC",
 ]
 
 
@@ -52,6 +57,9 @@ def test_order_and_blocks_change_no_byte(line, direction, dtype, isa, monkeypatc
     exact = getattr(reference, direction)(a.astype(np.float64), b.astype(np.float64), problem)
     scale = winograd.F4.error_bound(problem) * np.linalg.norm(a) * np.linalg.norm(b)
     for variant in (winograd.F4, winograd.F2):
+        if variant.why_not(problem):
+            assert problem.stride == (2, 2)
+            continue
         first = None
         for name, values in PLACES.items():
             with monkeypatch.context() as patch:
@@ -87,3 +95,34 @@ def test_more_phases_than_rows():
         dw = fc.conv2d_weight_grad(x, y, w.shape, dilation=dilation, method="winograd")
         expected = fc.conv2d_weight_grad(x, y, w.shape, dilation=dilation, method="gemm")
         np.testing.assert_allclose(dw, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("kernel", [3, 4, 5])
+def test_parities(kernel, isa):
+    """At a stride of 2 every padding and extent puts the pixels of each parity elsewhere; some have none."""
+    rng = np.random.default_rng(kernel)
+    w = rng.standard_normal((3, 5, kernel, kernel))
+    for h, before, after in itertools.product((1, 2, 5, 6, 19, 20), range(4), range(3)):
+        if h + before + after < kernel:
+            continue
+        padding = ((before, after), (after, before))
+        x = rng.standard_normal((2, 5, h, h))
+        options = {"stride": 2, "padding": padding}
+        y = fc.conv2d(x, w, method="winograd", **options)
+        np.testing.assert_allclose(y, fc.conv2d(x, w, method="gemm", **options), rtol=0, atol=1e-12)
+        dx = fc.conv2d_input_grad(y, w, x.shape, method="winograd", **options)
+        np.testing.assert_allclose(dx, fc.conv2d_input_grad(y, w, x.shape, method="gemm", **options), rtol=0, atol=1e-11)
+
+
+def test_what_a_stride_of_two_excludes():
+    x, w = np.ones((1, 4, 12, 12)), np.ones((4, 4, 3, 3))
+    for options, reason in (
+        ({"stride": 3}, "stride is .3, 3.; must be 1 or 2"),
+        ({"stride": (1, 2)}, "stride is .1, 2.; must be 1 or 2"),
+        ({"stride": 2, "dilation": 2}, "dilation is .2, 2.; must be 1 at a stride of 2"),
+    ):
+        with pytest.raises(fc.UnsupportedError, match=reason):
+            fc.conv2d(x, w, method="winograd", **options)
+    y = fc.conv2d(x, w, stride=2)
+    with pytest.raises(fc.UnsupportedError, match="weight gradients .* stride of 2"):
+        fc.conv2d_weight_grad(x, y, w.shape, stride=2, method="winograd")

@@ -219,13 +219,14 @@ def _blocks(task: _Task, m: int, isa: str) -> _Blocks:
     shared = f * (channels * up(e.tiles, kernel.TILES) + e.line)
     run = min(e.geometry[-1], kernel.LONGEST_RUN)
     pixels = e.points * ((run - 1) * m + e.points)
-    patch = max(pixels, 2 * m * kernel.LONGEST_RUN * m, kernel.LOADED) * e.lanes
+    beside = 1 if task.adding or filters == 1 else 2  # parities of one row of the result
+    patch = max(pixels, 2 * m * kernel.LONGEST_RUN * m * beside, kernel.LOADED) * e.lanes
     filters_outside = packed * e.item > MANY_FILTERS and shared * e.item <= FEW_TILES
     if filters_outside:
         chunk = e.tiles
         most = max(machine.L2_BYTES * 5 // 4 // (f * pair * e.item), e.lanes)
         block_c = up(_even(e.channels, most), e.lanes)
-        elements = f * (block_c * pair + e.line) + f * (chunk * pair + e.line) + patch
+        elements = f * (block_c * pair + e.line) + f * (chunk * pair + e.line) * beside + patch
     else:
         # Either a chunk's tiles stay in L2, and each product reads its filters from beyond; or the tiles come from
         # there too, but more of them share the filters. What is read for each multiply-add decides.
@@ -234,7 +235,7 @@ def _blocks(task: _Task, m: int, isa: str) -> _Blocks:
             chunk = CHUNK
         chunk = min(up(max(chunk, 1), kernel.TILES), e.tiles)
         block_c = e.channels
-        elements = f * (channels * up(chunk, kernel.TILES) + e.line) + f * (chunk * pair + e.line) + patch
+        elements = f * (channels * up(chunk, kernel.TILES) + e.line) + f * (chunk * pair + e.line) * beside + patch
     sizes = _sizes(task, m, e, chunk, 1, block_c)
     return _Blocks(sizes, filters_outside, packed, shared, up(elements * e.item, 64))
 

@@ -37,6 +37,7 @@
         lane(16, s, 7), lane(16, s, 8), lane(16, s, 9), lane(16, s, 10), lane(16, s, 11), lane(16, s, 12),          \
         lane(16, s, 13), lane(16, s, 14), lane(16, s, 15)
 #define COLUMN(L, j, l) x[(l) * channel + (j)]
+#define EVERY_2(L, s, l) (2 * (l))
 #define EXCHANGE(s)                                                                              \
     if (s < LANES(T)) _Pragma("GCC unroll 16") for (int i = 0; i < LANES(T); i++) if (!(i & s)) { \
         const V(T) a = v[i], b = v[(i + s) % LANES(T)];                                          \
@@ -87,8 +88,25 @@ static inline __attribute__((always_inline)) void PASTE(T, store_block)(const T*
     }
 }
 
+/* A block of every second column. */
+static inline void PASTE(T, load_every_2)(const T* x, ptrdiff_t channel, T* out) {
+    V(T) v[PASTE__(LANES, T)];
+    _Pragma("GCC unroll 16") for (ptrdiff_t l = 0; l < LANES(T); l++) {
+        const T* row = x + l * channel;
+        const V(T) a = *(const V(T)*)row, b = *(const V(T)*)(row + LANES(T));
+        v[l] = __builtin_shufflevector(a, b, PASTE__(ALL, PASTE__(LANES, T))(EVERY_2, 0));
+    }
+    PASTE(T, transpose)(v);
+    _Pragma("GCC unroll 16") for (ptrdiff_t i = 0; i < LANES(T); i++) *(V(T)*)(out + i * LANES(T)) = v[i];
+}
+
 static void PASTE(T, load_columns)(const T* x, ptrdiff_t channel, ptrdiff_t lanes, ptrdiff_t count, ptrdiff_t step,
                                   const T* end, T* out) {
+    const T* last = x + (channel > 0 ? (LANES(T) - 1) * channel : 0); /* the row that ends last */
+    for (; step == 2 && lanes == LANES(T) && count >= LANES(T) && end - last >= 2 * LANES(T); count -= LANES(T)) {
+        PASTE(T, load_every_2)(x, channel, out);
+        x += 2 * LANES(T), last += 2 * LANES(T), out += LANES(T) * LANES(T);
+    }
     if (step > 1) { /* blocks of columns as they lie, of which every step-th is wanted */
         T block[PASTE__(LANES, T) * PASTE__(LANES, T)];
         for (ptrdiff_t j = 0; j < count; out += LANES(T), j++) {

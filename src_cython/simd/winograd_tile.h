@@ -147,16 +147,17 @@ static void WINO(input)(const T* d, ptrdiff_t row, T* v, ptrdiff_t frequency) {
             WINO(filter_1d)(half + i * S, 1, S, (V(T)*)(u + i * POINTS * frequency), frequency / LANES(T));          \
     }
 
-/* y: outputs rows of outputs vectors, `row` elements apart; start is added to each. */
+/* y: outputs x outputs vectors, (p, q) at y + p*row + q*column; start is added to each. */
 #define WINO_OUTPUT(outputs)                                                                                         \
-    static void WINO(output_##outputs)(const T* m, ptrdiff_t frequency, const T* start, T* y, ptrdiff_t row) {       \
+    static void WINO(output_##outputs)(const T* m, ptrdiff_t frequency, const T* start, T* y, ptrdiff_t row,         \
+                                       ptrdiff_t column) {                                                           \
         V(T) half[outputs * POINTS], line[outputs];                                                                  \
         const V(T) bias = *(const V(T)*)start;                                                                       \
         for (int j = 0; j < POINTS; j++)                                                                             \
             WINO(output_1d)((const V(T)*)(m + j * frequency), POINTS * frequency / LANES(T), outputs, half + j, POINTS); \
         for (int i = 0; i < outputs; i++) {                                                                          \
             WINO(output_1d)(half + i * POINTS, 1, outputs, line, 1);                                                 \
-            for (int j = 0; j < outputs; j++) *(V(T)*)(y + i * row + j * LANES(T)) = line[j] + bias;                 \
+            for (int j = 0; j < outputs; j++) *(V(T)*)(y + i * row + j * column) = line[j] + bias;                   \
         }                                                                                                            \
     }
 
