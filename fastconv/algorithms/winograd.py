@@ -33,6 +33,7 @@ MANY_FILTERS = 2 << 20  # bytes of transformed filters from which they are trans
 FEW_TILES = 8 << 20  # bytes of transformed tiles up to which they may wait
 LEAST_TILES = 6  # of a worker: fewer waste the products
 WEIGHT_TILES = 4 << 20  # bytes of transformed tiles of x and dy that a weight gradient keeps at a time, or more
+PARITY = 2.0  # what an element of a tile of one parity's pixels costs more, in elements moved
 WEIGHT_BLOCKS = 4  # of its sums at the least: work for several workers
 
 
@@ -302,6 +303,8 @@ def _cost(problem: ConvProblem, m: int, isa: str) -> Cost:
     few = products / e.lanes if e.tiles < 4 else 0  # a product of few tiles waits for its own sums
     moved = e.frequencies * (2 * tiles + (filters if waiting else 0)) / 4  # filters, or sums, that don't stay in L2
     moved += e.channels * e.filters * task.taps**2
+    if task.adding:  # every second pixel of a row, and tiles that seldom stay in L2
+        moved += PARITY * e.frequencies * e.tiles * e.channels * ins
     groups = problem.groups
     return Cost((products + transforms + few) * groups, moved * e.item * groups, shared * e.item, worker, "gemm", groups * 2)
 
