@@ -219,8 +219,8 @@ class Plan:
         weights = b
         if isinstance(b, repair.PackedTwice):
             b, weights = b.packed, b.weights
-        self._chosen.algorithm.run(self, a, b, bias, out, workers)
-        if self._repairs:
+        finite = self._chosen.algorithm.run(self, a, b, bias, out, workers)
+        if self._repairs and not finite:
             self._repair(a, weights, bias, out, workers)
 
     def _repair(self, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarray, workers: int) -> None:

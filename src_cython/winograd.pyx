@@ -48,10 +48,10 @@ cdef extern from "winograd.h" nogil:
     void f64_wino_product(ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, ptrdiff_t, const double*, double*, int)
     void f32_wino_input(ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t)
     void f32_wino_filter(ptrdiff_t, ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, float*, ptrdiff_t)
-    void f32_wino_output(ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, const float*, float*, ptrdiff_t, ptrdiff_t)
+    void f32_wino_output(ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, const float*, float*, float*, ptrdiff_t, ptrdiff_t)
     void f64_wino_input(ptrdiff_t, const double*, ptrdiff_t, double*, ptrdiff_t)
     void f64_wino_filter(ptrdiff_t, ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, ptrdiff_t, double*, ptrdiff_t)
-    void f64_wino_output(ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, const double*, double*, ptrdiff_t, ptrdiff_t)
+    void f64_wino_output(ptrdiff_t, ptrdiff_t, const double*, ptrdiff_t, const double*, double*, double*, ptrdiff_t, ptrdiff_t)
     const int WINO_ROWS_F32 "(WINO_ROWS_OF(f32))"
     const int WINO_ROWS_F64 "(WINO_ROWS_OF(f64))"
     void f32_wino_outer(ptrdiff_t, const float*, const float*, float*, int)
@@ -110,6 +110,7 @@ cdef struct Task:
     void* d
     void* sums  # NULL where each worker has its own, since one chunk is all
     Py_ssize_t start, stop  # tiles of the chunk of a weight gradient
+    bint* finite  # set to False where a result isn't
 
 
 cdef inline Py_ssize_t blocks_of(Py_ssize_t extent, Py_ssize_t block) noexcept nogil:
@@ -161,11 +162,11 @@ cdef inline void transform_filter(Py_ssize_t points, Py_ssize_t rows, Py_ssize_t
 
 
 cdef inline void transform_output(Py_ssize_t points, Py_ssize_t outputs, const real* m, Py_ssize_t frequency,
-                                  const real* start, real* y, Py_ssize_t row, Py_ssize_t column) noexcept nogil:
+                                  const real* start, real* zeros, real* y, Py_ssize_t row, Py_ssize_t column) noexcept nogil:
     if real is float:
-        f32_wino_output(points, outputs, m, frequency, start, y, row, column)
+        f32_wino_output(points, outputs, m, frequency, start, zeros, y, row, column)
     else:
-        f64_wino_output(points, outputs, m, frequency, start, y, row, column)
+        f64_wino_output(points, outputs, m, frequency, start, zeros, y, row, column)
 
 
 cdef inline void product(Py_ssize_t tiles, Py_ssize_t part, const real* v, Py_ssize_t step, Py_ssize_t groups, const real* u,
@@ -352,11 +353,13 @@ cdef void output_tiles(const Task* t, const Parity* parity, Py_ssize_t beside, c
     cdef const Py_ssize_t* ys = &t.ys.of[0]
     cdef const real* bias = <const real*>t.bias
     cdef real start[32]
+    cdef real zeros[16]
     cdef Run run
     cdef real* out
     cdef const real* at
     for j in range(2 * L):
         start[j] = bias[k0 + j] if bias != NULL and k0 + j < t.K else 0
+    memset(zeros, 0, sizeof(zeros))
     for j in range(beside):
         left = min(left, parity[j].q)
     while tile < last:
@@ -367,7 +370,7 @@ cdef void output_tiles(const Task* t, const Parity* parity, Py_ssize_t beside, c
             for half in range(halves):
                 for j in range(beside):
                     transform_output(t.points, t.advance, m + j * products + (2 * (tile - first + i) + half) * L, frequency,
-                                     <const real*>start + half * L, rows + half * t.advance * line
+                                     <const real*>start + half * L, zeros, rows + half * t.advance * line
                                      + (i * t.advance * beside + parity[j].q - left) * L, line, beside * L)
         for half in range(halves):
             lanes = min(t.K - k0 - half * L, L)
@@ -380,6 +383,15 @@ cdef void output_tiles(const Task* t, const Parity* parity, Py_ssize_t beside, c
                 put_row(t, at + outside * L, min(run.length * t.advance * beside, blocks_of(t.Q - q, apart)) - outside, lanes,
                         step, out + outside * step)
         tile += run.length
+    report(t, <const real*>zeros)
+
+
+cdef inline void report(const Task* t, const real* zeros) noexcept nogil:
+    """Has anything come out that is not finite? Then these are no zeros."""
+    cdef Py_ssize_t l
+    for l in range(lanes_of(zeros)):
+        if zeros[l] != 0:
+            t.finite[0] = False
 
 
 cdef inline void put_row(const Task* t, const real* row, Py_ssize_t count, Py_ssize_t lanes, Py_ssize_t step,
@@ -531,6 +543,7 @@ cdef void weight_sums_unit(const Task* t, Py_ssize_t unit, real* scratch) noexce
     cdef const Py_ssize_t* ws = &t.ws.of[0]
     cdef const real* v = <const real*>t.v
     cdef const real* d = <const real*>t.d
+    cdef real start[16]
     cdef real zeros[16]
     cdef const real* sum
     cdef real* sums = scratch
@@ -546,6 +559,7 @@ cdef void weight_sums_unit(const Task* t, Py_ssize_t unit, real* scratch) noexce
                       sums + ((k - k0) * F + f) * fs + i * step * 2 * L, t.start > 0)
     if t.stop < t.tiles:
         return
+    memset(start, 0, sizeof(start))
     memset(zeros, 0, sizeof(zeros))
     for k in range(2 * k0, 2 * k1):  # vectors of filters
         half = k % 2
@@ -556,7 +570,7 @@ cdef void weight_sums_unit(const Task* t, Py_ssize_t unit, real* scratch) noexce
             count = min(L, t.C - c * L)
             sum = <const real*>sums + (k // 2 - k0) * F * fs + (c * L - c0) * 2 * L + half * L
             for i in range(count):
-                transform_output(t.points, R, sum + i * 2 * L, fs, <const real*>zeros, scratch + i * R * R * L, R * L, L)
+                transform_output(t.points, R, sum + i * 2 * L, fs, <const real*>start, zeros, scratch + i * R * R * L, R * L, L)
             out = <real*>t.w + k * L * ws[0] + c * L * ws[1]
             if ws[3] == 1 and ws[2] == R and ws[1] == R * R:
                 store_columns(<const real*>scratch, count * R * R, lanes, ws[0], 1, out)
@@ -564,10 +578,11 @@ cdef void weight_sums_unit(const Task* t, Py_ssize_t unit, real* scratch) noexce
                 for i in range(count * R * R):
                     for l in range(lanes):
                         out[l * ws[0] + i // (R * R) * ws[1] + i // R % R * ws[2] + i % R * ws[3]] = scratch[i * L + l]
+    report(t, <const real*>zeros)
 
 
 # --- entries, one for each dtype. Arrays of any strides; bias: empty for none; sizes and index vectors as --------------
-# --- fastconv/algorithms/winograd.py makes them ------------------------------------------------------------------------
+# --- fastconv/algorithms/winograd.py makes them. True: all of the result is finite -------------------------------------
 
 
 cdef inline Strides elements(const Py_ssize_t* strides, Py_ssize_t itemsize) noexcept:
@@ -643,44 +658,49 @@ cdef void pack(const real[:, :, :, :] w, bint flip, tuple sizes, real[::1] u, ui
               <char*>&scratch[0], worker_bytes, workers)
 
 
-cdef void tiles_outside(const real[:, :, :, :] x, const real[::1] u, const real[::1] bias, real[:, :, :, :] y, real cval,
+cdef bint tiles_outside(const real[:, :, :, :] x, const real[::1] u, const real[::1] bias, real[:, :, :, :] y, real cval,
                         tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
-                        uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers) except *:
+                        uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers) except -1:
     cdef Task t = make_task(x.shape[1], sizes)
+    cdef bint finite = True
     t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, sizeof(real), rows, columns, left, step_of(&t))
-    t.cval, t.u = cval, <void*>&u[0]
+    t.cval, t.u, t.finite = cval, <void*>&u[0], &finite
     set_result(&t, bias, y)
     with nogil:
         share(<unit_function>tiles_outside_unit[real], &t, blocks_of(t.tiles, t.chunk), <char*>&scratch[0], worker_bytes,
               workers)
+    return finite
 
 
-cdef void filters_outside(const real[:, :, :, :] x, const real[:, :, :, :] w, bint flip, const real[::1] bias,
+cdef bint filters_outside(const real[:, :, :, :] x, const real[:, :, :, :] w, bint flip, const real[::1] bias,
                           real[:, :, :, :] y, real cval, tuple sizes, const int64_t[:, ::1] rows,
                           const int64_t[:, ::1] columns, Py_ssize_t left, real[::1] v, uint8_t[::1] scratch,
-                          Py_ssize_t worker_bytes, int workers) except *:
+                          Py_ssize_t worker_bytes, int workers) except -1:
     cdef Task t = make_task(x.shape[1], sizes)
+    cdef bint finite = True
     t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, sizeof(real), rows, columns, left, step_of(&t))
-    t.cval, t.v = cval, &v[0]
+    t.cval, t.v, t.finite = cval, &v[0], &finite
     set_filters(&t, &w[0, 0, 0, 0], w.shape, w.strides, sizeof(real), flip)
     set_result(&t, bias, y)
     with nogil:
         share(<unit_function>input_unit[real], &t, blocks_of(t.tiles, RUN), <char*>&scratch[0], worker_bytes, workers)
         share(<unit_function>filters_outside_unit[real], &t, blocks_of(t.K, 2 * VECTOR_BYTES // <Py_ssize_t>sizeof(real)),
               <char*>&scratch[0], worker_bytes, workers)
+    return finite
 
 
-cdef void weight_grad(const real[:, :, :, :] x, const real[:, :, :, :] dy, real[:, :, :, :] dw, real cval, tuple sizes,
+cdef bint weight_grad(const real[:, :, :, :] x, const real[:, :, :, :] dy, real[:, :, :, :] dw, real cval, tuple sizes,
                       const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
                       const int64_t[:, ::1] dy_rows, const int64_t[:, ::1] dy_columns, real[::1] v, real[::1] d,
-                      real[::1] sums, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers) except *:
+                      real[::1] sums, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers) except -1:
     """dw (K, C, R, R) of one group; sums: of problems of several chunks, else one element."""
     cdef Task t = make_task(x.shape[1], sizes)
+    cdef bint finite = True
     cdef Py_ssize_t i, pair = 2 * VECTOR_BYTES // <Py_ssize_t>sizeof(real)
     cdef Py_ssize_t blocks = blocks_of(t.C, t.block_c) * blocks_of(t.K, t.block_k * pair)
     t.x = make_plane(&x[0, 0, 0, 0], x.shape, x.strides, sizeof(real), rows, columns, left, t.dw)
     t.dy = make_plane(&dy[0, 0, 0, 0], dy.shape, dy.strides, sizeof(real), dy_rows, dy_columns, 0, t.dw)
-    t.cval, t.v, t.d, t.sums = cval, &v[0], &d[0], &sums[0] if t.chunk < t.tiles else NULL
+    t.cval, t.v, t.d, t.sums, t.finite = cval, &v[0], &d[0], &sums[0] if t.chunk < t.tiles else NULL, &finite
     set_filters(&t, &dw[0, 0, 0, 0], dw.shape, dw.strides, sizeof(real), False)
     with nogil:
         for i in range(blocks_of(t.tiles, t.chunk)):
@@ -688,6 +708,7 @@ cdef void weight_grad(const real[:, :, :, :] x, const real[:, :, :, :] dy, real[
             share(<unit_function>weight_tiles_unit[real], &t, blocks_of(t.stop - t.start, RUN), <char*>&scratch[0],
                   worker_bytes, workers)
             share(<unit_function>weight_sums_unit[real], &t, blocks, <char*>&scratch[0], worker_bytes, workers)
+    return finite
 
 
 def f32_pack(const float[:, :, :, :] w, bint flip, tuple sizes, float[::1] u, uint8_t[::1] scratch,
@@ -698,22 +719,22 @@ def f32_pack(const float[:, :, :, :] w, bint flip, tuple sizes, float[::1] u, ui
 def f32_tiles_outside(const float[:, :, :, :] x, const float[::1] u, const float[::1] bias, float[:, :, :, :] y, float cval,
                       tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
                       uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    tiles_outside[float](x, u, bias, y, cval, sizes, rows, columns, left, scratch, worker_bytes, workers)
+    return tiles_outside[float](x, u, bias, y, cval, sizes, rows, columns, left, scratch, worker_bytes, workers)
 
 
 def f32_filters_outside(const float[:, :, :, :] x, const float[:, :, :, :] w, bint flip, const float[::1] bias,
                         float[:, :, :, :] y, float cval, tuple sizes, const int64_t[:, ::1] rows,
                         const int64_t[:, ::1] columns, Py_ssize_t left, float[::1] v, uint8_t[::1] scratch,
                         Py_ssize_t worker_bytes, int workers):
-    filters_outside[float](x, w, flip, bias, y, cval, sizes, rows, columns, left, v, scratch, worker_bytes, workers)
+    return filters_outside[float](x, w, flip, bias, y, cval, sizes, rows, columns, left, v, scratch, worker_bytes, workers)
 
 
 def f32_weight_grad(const float[:, :, :, :] x, const float[:, :, :, :] dy, float[:, :, :, :] dw, float cval, tuple sizes,
                     const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
                     const int64_t[:, ::1] dy_rows, const int64_t[:, ::1] dy_columns, float[::1] v, float[::1] d,
                     float[::1] sums, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    weight_grad[float](x, dy, dw, cval, sizes, rows, columns, left, dy_rows, dy_columns, v, d, sums, scratch, worker_bytes,
-                       workers)
+    return weight_grad[float](x, dy, dw, cval, sizes, rows, columns, left, dy_rows, dy_columns, v, d, sums, scratch,
+                              worker_bytes, workers)
 
 
 def f64_pack(const double[:, :, :, :] w, bint flip, tuple sizes, double[::1] u, uint8_t[::1] scratch,
@@ -724,19 +745,19 @@ def f64_pack(const double[:, :, :, :] w, bint flip, tuple sizes, double[::1] u, 
 def f64_tiles_outside(const double[:, :, :, :] x, const double[::1] u, const double[::1] bias, double[:, :, :, :] y, double cval,
                       tuple sizes, const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
                       uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    tiles_outside[double](x, u, bias, y, cval, sizes, rows, columns, left, scratch, worker_bytes, workers)
+    return tiles_outside[double](x, u, bias, y, cval, sizes, rows, columns, left, scratch, worker_bytes, workers)
 
 
 def f64_filters_outside(const double[:, :, :, :] x, const double[:, :, :, :] w, bint flip, const double[::1] bias,
                         double[:, :, :, :] y, double cval, tuple sizes, const int64_t[:, ::1] rows,
                         const int64_t[:, ::1] columns, Py_ssize_t left, double[::1] v, uint8_t[::1] scratch,
                         Py_ssize_t worker_bytes, int workers):
-    filters_outside[double](x, w, flip, bias, y, cval, sizes, rows, columns, left, v, scratch, worker_bytes, workers)
+    return filters_outside[double](x, w, flip, bias, y, cval, sizes, rows, columns, left, v, scratch, worker_bytes, workers)
 
 
 def f64_weight_grad(const double[:, :, :, :] x, const double[:, :, :, :] dy, double[:, :, :, :] dw, double cval, tuple sizes,
                     const int64_t[:, ::1] rows, const int64_t[:, ::1] columns, Py_ssize_t left,
                     const int64_t[:, ::1] dy_rows, const int64_t[:, ::1] dy_columns, double[::1] v, double[::1] d,
                     double[::1] sums, uint8_t[::1] scratch, Py_ssize_t worker_bytes, int workers):
-    weight_grad[double](x, dy, dw, cval, sizes, rows, columns, left, dy_rows, dy_columns, v, d, sums, scratch, worker_bytes,
-                       workers)
+    return weight_grad[double](x, dy, dw, cval, sizes, rows, columns, left, dy_rows, dy_columns, v, d, sums, scratch,
+                               worker_bytes, workers)

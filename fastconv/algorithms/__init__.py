@@ -13,7 +13,8 @@ A module, or one object for each variant of a method in a module, has
     run(plan, a, b, bias, out, workers)
                          forward: a = x, b = w; input_grad: a = dy, b = w; weight_grad: a = x, b = dy. ``w`` may
                          be what ``pack`` gave. Arrays are checked, of the problem's compute dtype, aligned, of any
-                         strides, in the order N, C, H, W, not empty; ``bias`` is contiguous, empty for none.
+                         strides, in the order N, C, H, W, not empty; ``bias`` is contiguous, empty for none. True
+                         where it saw that all of the result is finite: nobody looks again then.
 
 and may have
 

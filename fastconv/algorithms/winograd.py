@@ -383,22 +383,20 @@ def _pack(plan: Any, w: np.ndarray) -> np.ndarray:
     return packed
 
 
-def _run(plan: Any, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarray, workers: int) -> None:
+def _run(plan: Any, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarray, workers: int) -> bool:
     tables: _Tables = plan.tables
     if plan.problem.direction == "weight_grad":
-        _weight_grad(tables, a, b, out, workers)
-        return
+        return _weight_grad(tables, a, b, out, workers)
     if b.ndim == 2:
-        _samples(plan, a, None, b, bias, out, workers)
-    elif tables.blocks.filters_outside:
-        _samples(plan, a, b, None, bias, out, workers)
-    else:
-        shape = _packed_shape(plan)
-        nbytes = math.prod(shape) * b.itemsize
-        with scratch(nbytes) as memory:
-            packed = memory[:nbytes].view(b.dtype).reshape(shape)
-            _transform(plan, b, packed, workers)
-            _samples(plan, a, None, packed, bias, out, workers)
+        return _samples(plan, a, None, b, bias, out, workers)
+    if tables.blocks.filters_outside:
+        return _samples(plan, a, b, None, bias, out, workers)
+    shape = _packed_shape(plan)
+    nbytes = math.prod(shape) * b.itemsize
+    with scratch(nbytes) as memory:
+        packed = memory[:nbytes].view(b.dtype).reshape(shape)
+        _transform(plan, b, packed, workers)
+        return _samples(plan, a, None, packed, bias, out, workers)
 
 
 def _samples(
@@ -409,15 +407,15 @@ def _samples(
     bias: np.ndarray,
     out: np.ndarray,
     workers: int,
-) -> None:
+) -> bool:
     """The forward problem; where a gradient of padding must be folded into dx, sample by sample."""
     if plan.problem.direction == "forward" or plan.problem.boundary == "constant":
-        _forward(plan, a, w, packed, bias, out, workers)
-        return
+        return _forward(plan, a, w, packed, bias, out, workers)
     padded = np.empty((1, *plan.problem.padded_shape[1:]), out.dtype)
     for n in range(plan.problem.N):
         _forward(plan, a[n : n + 1], w, packed, bias, padded, workers)
         phases.fold(padded, plan.problem, out[n : n + 1])
+    return False  # sums of finite values need not be
 
 
 def _shares(sizes: tuple[int, ...], images: int, workers: int) -> tuple[int, ...]:
@@ -436,44 +434,46 @@ def _forward(
     bias: np.ndarray,
     y: np.ndarray,
     workers: int,
-) -> None:
+) -> bool:
     tables: _Tables = plan.tables
     problem, blocks = tables.problem, tables.blocks
     c, k = problem.C // problem.groups, problem.K // problem.groups
     flip = plan.problem.direction == "input_grad"
-    sizes = _shares(blocks.sizes, x.shape[0], workers)
+    sizes, finite = _shares(blocks.sizes, x.shape[0], workers), True
     with scratch(blocks.worker_bytes * workers) as memory:
         tail = (memory, blocks.worker_bytes, workers)
         for g in range(problem.groups):
             own_x, own_y, own_bias = x[:, g * c : (g + 1) * c], y[:, g * k : (g + 1) * k], bias[g * k : (g + 1) * k]
             places = (problem.compute_cval, sizes, tables.rows, tables.columns, problem.padding[1][0])
             if packed is not None:
-                getattr(tables.kernel, tables.prefix + "_tiles_outside")(
+                finite &= getattr(tables.kernel, tables.prefix + "_tiles_outside")(
                     own_x, packed[g], own_bias, own_y, *places, *tail
                 )
             else:
                 assert w is not None
                 with scratch(blocks.tiles * problem.itemsize) as tiles:
-                    getattr(tables.kernel, tables.prefix + "_filters_outside")(
+                    finite &= getattr(tables.kernel, tables.prefix + "_filters_outside")(
                         own_x, _filters(plan, w)[g], flip, own_bias, own_y, *places,
                         tiles[: blocks.tiles * problem.itemsize].view(y.dtype), *tail,
                     )  # fmt: skip
+    return finite
 
 
-def _weight_grad(tables: _Tables, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, workers: int) -> None:
+def _weight_grad(tables: _Tables, x: np.ndarray, dy: np.ndarray, dw: np.ndarray, workers: int) -> bool:
     problem, blocks = tables.problem, tables.blocks
     c, k = problem.C // problem.groups, problem.K // problem.groups
-    sizes = (blocks.x_tiles, blocks.dy_tiles, blocks.sums)
+    sizes, finite = (blocks.x_tiles, blocks.dy_tiles, blocks.sums), True
     with scratch((sum(sizes) + 48) * problem.itemsize) as shared, scratch(blocks.worker_bytes * workers) as memory:
         parts = shared[: shared.nbytes // 64 * 64].view(dw.dtype)
         starts = np.cumsum([0, *(up(size, 16) for size in sizes)])
         v, d, sums = (parts[start : start + size] for start, size in zip(starts, sizes, strict=False))
         for g in range(problem.groups):
-            getattr(tables.kernel, tables.prefix + "_weight_grad")(
+            finite &= getattr(tables.kernel, tables.prefix + "_weight_grad")(
                 x[:, g * c : (g + 1) * c], dy[:, g * k : (g + 1) * k], dw[g * k : (g + 1) * k], problem.compute_cval,
                 blocks.sizes, tables.rows, tables.columns, problem.padding[1][0], tables.dy_rows, tables.dy_columns,
                 v, d, sums, memory, blocks.worker_bytes, workers,
             )  # fmt: skip
+    return finite
 
 
 class Winograd:

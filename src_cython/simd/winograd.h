@@ -33,20 +33,20 @@
         case 866: T##_wino8_filter_66(g, row, column, u, frequency); break;                                                       \
         }                                                                                                                         \
     }                                                                                                                             \
-    static void T##_wino_output(ptrdiff_t points, ptrdiff_t outputs, const T* m, ptrdiff_t frequency, const T* start,             \
+    static void T##_wino_output(ptrdiff_t points, ptrdiff_t outputs, const T* m, ptrdiff_t frequency, const T* start, T* zeros,   \
                                 T* y, ptrdiff_t row, ptrdiff_t column) {                                                          \
         switch (10 * points + outputs) {                                                                                          \
-        case 42: T##_wino4_output_2(m, frequency, start, y, row, column); break;                                                  \
-        case 43: T##_wino4_output_3(m, frequency, start, y, row, column); break;                                                  \
-        case 54: T##_wino5_output_4(m, frequency, start, y, row, column); break;                                                  \
-        case 62: T##_wino6_output_2(m, frequency, start, y, row, column); break;                                                  \
-        case 63: T##_wino6_output_3(m, frequency, start, y, row, column); break;                                                  \
-        case 64: T##_wino6_output_4(m, frequency, start, y, row, column); break;                                                  \
-        case 65: T##_wino6_output_5(m, frequency, start, y, row, column); break;                                                  \
-        case 83: T##_wino8_output_3(m, frequency, start, y, row, column); break;                                                  \
-        case 84: T##_wino8_output_4(m, frequency, start, y, row, column); break;                                                  \
-        case 85: T##_wino8_output_5(m, frequency, start, y, row, column); break;                                                  \
-        case 86: T##_wino8_output_6(m, frequency, start, y, row, column); break;                                                  \
+        case 42: T##_wino4_output_2(m, frequency, start, zeros, y, row, column); break;                                           \
+        case 43: T##_wino4_output_3(m, frequency, start, zeros, y, row, column); break;                                           \
+        case 54: T##_wino5_output_4(m, frequency, start, zeros, y, row, column); break;                                           \
+        case 62: T##_wino6_output_2(m, frequency, start, zeros, y, row, column); break;                                           \
+        case 63: T##_wino6_output_3(m, frequency, start, zeros, y, row, column); break;                                           \
+        case 64: T##_wino6_output_4(m, frequency, start, zeros, y, row, column); break;                                           \
+        case 65: T##_wino6_output_5(m, frequency, start, zeros, y, row, column); break;                                           \
+        case 83: T##_wino8_output_3(m, frequency, start, zeros, y, row, column); break;                                           \
+        case 84: T##_wino8_output_4(m, frequency, start, zeros, y, row, column); break;                                           \
+        case 85: T##_wino8_output_5(m, frequency, start, zeros, y, row, column); break;                                           \
+        case 86: T##_wino8_output_6(m, frequency, start, zeros, y, row, column); break;                                           \
         }                                                                                                                         \
     }
 

@@ -147,18 +147,24 @@ static void WINO(input)(const T* d, ptrdiff_t row, T* v, ptrdiff_t frequency) {
             WINO(filter_1d)(half + i * S, 1, S, (V(T)*)(u + i * POINTS * frequency), frequency / LANES(T));          \
     }
 
-/* y: outputs x outputs vectors, (p, q) at y + p*row + q*column; start is added to each. */
+/* y: outputs x outputs vectors, (p, q) at y + p*row + q*column; start is added to each. zeros += 0 * y, so they remain
+ * zeros while all of y is finite, and sums of it are. */
 #define WINO_OUTPUT(outputs)                                                                                         \
-    static void WINO(output_##outputs)(const T* m, ptrdiff_t frequency, const T* start, T* y, ptrdiff_t row,         \
-                                       ptrdiff_t column) {                                                           \
-        V(T) half[outputs * POINTS], line[outputs];                                                                  \
+    static void WINO(output_##outputs)(const T* m, ptrdiff_t frequency, const T* start, T* zeros, T* y,              \
+                                       ptrdiff_t row, ptrdiff_t column) {                                            \
+        V(T) half[outputs * POINTS], line[outputs], sum = {0};                                                       \
         const V(T) bias = *(const V(T)*)start;                                                                       \
         for (int j = 0; j < POINTS; j++)                                                                             \
             WINO(output_1d)((const V(T)*)(m + j * frequency), POINTS * frequency / LANES(T), outputs, half + j, POINTS); \
         for (int i = 0; i < outputs; i++) {                                                                          \
             WINO(output_1d)(half + i * POINTS, 1, outputs, line, 1);                                                 \
-            for (int j = 0; j < outputs; j++) *(V(T)*)(y + i * row + j * column) = line[j] + bias;                   \
+            for (int j = 0; j < outputs; j++) {                                                                      \
+                const V(T) pixel = line[j] + bias;                                                                   \
+                *(V(T)*)(y + i * row + j * column) = pixel;                                                          \
+                sum += pixel;                                                                                        \
+            }                                                                                                        \
         }                                                                                                            \
+        *(V(T)*)zeros += sum * 0;                                                                                    \
     }
 
 /* Filters of r taps give m outputs and, in a weight gradient, tiles of m by m of dy give r by r. At a stride of 2 a
