@@ -232,12 +232,16 @@ class _Packed:
 
 def pack(plan: Any, w: np.ndarray) -> Any:
     if isinstance(plan.tables, rows.Tables):
-        packed = rows.pack(plan.tables, w)
-        if packed.finite:
-            return packed
-        # A gradient ends where dy does, and an infinite weight meets nothing there: `careful` sees to that.
-        return _pack(_prepare_blocks(plan.problem, plan.isa), w)
+        return _pack_rows(plan, w.copy())
     return _pack(plan.tables, w)
+
+
+def _pack_rows(plan: Any, w: np.ndarray) -> Any:
+    packed = rows.pack(plan.tables, w)
+    if packed.finite:
+        return packed
+    # A gradient ends where dy does, and an infinite weight meets nothing there: `careful` sees to that.
+    return _pack(_prepare_blocks(plan.problem, plan.isa), w)
 
 
 def _pack(tables: _Tables, w: np.ndarray) -> _Packed:
@@ -271,7 +275,7 @@ def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, wor
         if problem.direction == "weight_grad":
             rows.weight_grad(tables, a, b, out, workers)
             return
-        packed = pack(plan, b) if isinstance(b, np.ndarray) else b
+        packed = _pack_rows(plan, b) if isinstance(b, np.ndarray) else b
         if isinstance(packed, rows.Packed):
             _run_rows(tables, a, packed, bias, out, workers)
             return
@@ -287,7 +291,7 @@ def run(plan: Any, a: np.ndarray, b: Any, bias: np.ndarray, out: np.ndarray, wor
 def _run_rows(
     tables: rows.Tables, a: np.ndarray, packed: rows.Packed, bias: np.ndarray, out: np.ndarray, workers: int
 ) -> None:
-    if tables.problem.direction == "forward":
+    if tables.problem.direction == "forward" or tables.covered:
         rows.forward(tables, a, packed, bias, out, workers)
     else:
         phases.run(

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import machine
+from fastconv.algorithms import phases
 from fastconv.algorithms.common import KINDS, PREFIX, Cost, add_up, scratch, up
 from fastconv.boundary import boundary_edges
 from fastconv.problem import ConvProblem
@@ -209,13 +210,23 @@ def _blocks(
     return block_p, block_q, width(block_q), line(block_q)
 
 
+class _Passes(list[_Pass]):
+    """All of a problem, and what the kernel takes of them in each call."""
+
+    def __init__(self, passes: list[_Pass], at_once: int) -> None:
+        super().__init__(passes)
+        self.worker_bytes = max((one.worker_bytes for one in passes), default=0)
+        taken = [(one.numbers, one.tables) for one in passes]
+        self.calls = [taken[i : i + at_once] for i in range(0, len(taken), at_once)]
+
+
 @dataclass(frozen=True)
 class Tables:
     """What every run of a problem shares."""
 
     problem: ConvProblem
     isa: str
-    _others: dict[int, list[_Pass]] = field(default_factory=dict)
+    _others: dict[int, _Passes] = field(default_factory=dict)
 
     @cached_property
     def kernel(self) -> Any:
@@ -246,21 +257,27 @@ class Tables:
         return _pixels(self.problem, self.lanes)
 
     @cached_property
-    def passes(self) -> list[_Pass]:
+    def covered(self) -> bool:
+        """Is dx what the passes write, no more and no less?"""
+        return self.problem.boundary == "constant" and phases.covers(self.problem)
+
+    @cached_property
+    def passes(self) -> _Passes:
         return self._passes(self.pixels)
 
-    def _passes(self, pixels: _Pixels) -> list[_Pass]:
+    def _passes(self, pixels: _Pixels) -> _Passes:
         taps_h, taps_w = _taps(self.problem, 0), _taps(self.problem, 1)
         extent = self.problem.out_shape[2] if self.problem.direction == "input_grad" else 1
         if self.problem.direction == "input_grad" and self.problem.boundary != "constant":
             extent = self.problem.padded_shape[2]
-        return [
+        found = [
             _pass(self.problem, self.kernel, pixels, phase, taps, taps_w)
             for phase, taps in enumerate(taps_h)
             if taps and phase < extent
         ]
+        return _Passes(found, self.kernel.PASSES)
 
-    def together(self, images: int) -> list[_Pass]:
+    def together(self, images: int) -> _Passes:
         """For planes, that of one pixel being as many images side by side (1: none are)."""
         if images not in self._others:
             self._others[images] = self._passes(_Pixels(_planes(self.problem), images, images))
@@ -310,7 +327,8 @@ class Packed:
 
 
 def pack(tables: Tables, w: np.ndarray) -> Packed:
-    flat, finite = np.array(w, order="C").reshape(w.shape[0] * w.shape[1], -1), True
+    """A view of w where it lies so already."""
+    flat, finite = np.ascontiguousarray(w).reshape(w.shape[0] * w.shape[1], -1), True
     if tables.problem.direction == "input_grad" and flat.dtype.kind == "f":
         with np.errstate(over="ignore", invalid="ignore"):
             total = np.add.reduce(flat, axis=None)  # finite only if all weights are
@@ -323,7 +341,7 @@ def _side_by_side(array: np.ndarray, axis: int) -> bool:
     return array.strides[axis] == array.itemsize and array.strides[3] == array.shape[axis] * array.itemsize
 
 
-def _layout(tables: Tables, a: np.ndarray, b: np.ndarray) -> tuple[list[_Pass], np.ndarray, np.ndarray]:
+def _layout(tables: Tables, a: np.ndarray, b: np.ndarray) -> tuple[_Passes, np.ndarray, np.ndarray]:
     """The passes that suit how two arrays of images lie, and the arrays as the kernel takes them."""
     if tables.pixels.each:
         if all(array.strides[1] == array.itemsize for array in (a, b)):
@@ -339,13 +357,11 @@ def forward(tables: Tables, x: np.ndarray, packed: Packed, bias: np.ndarray, y: 
     """The result of a forward problem or of an input gradient; of the latter, the rows that windows reach."""
     passes, x, y = _layout(tables, x, y)
     kinds = tables.kinds
-    worker_bytes = max((one.worker_bytes for one in passes), default=0)
-    with scratch(worker_bytes * workers) as memory:
-        for some in range(0, len(passes), tables.kernel.PASSES):
-            several = [(one.numbers, one.tables) for one in passes[some : some + tables.kernel.PASSES]]
+    with scratch(passes.worker_bytes * workers) as memory:
+        for several in passes.calls:
             tables.entry(
                 x, kinds[x.dtype], packed.weights, bias, y, kinds[y.dtype], tables.cval, several, *tables.edges,
-                memory, worker_bytes, workers,
+                memory, passes.worker_bytes, workers,
             )  # fmt: skip
 
 
