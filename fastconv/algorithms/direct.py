@@ -27,6 +27,8 @@ RUN = 2048  # outputs of a block
 BUNCH = 512  # outputs of a block of a weight gradient, or of several samples: tiles read them once for a few taps each
 BLOCK_BYTES = 1 << 16  # of the image copied at a time
 ROWS_BYTES = 1 << 14  # of it that the outputs of a row meet: they stay in L1
+FEW = 4  # channels that are taken at once
+LEAST = 64  # outputs of a row, whatever they meet
 SUMS_BYTES = 1 << 18  # of a block and a part of the filters, where they don't go to the result at once: half of L2
 DOT_TAPS = 128  # taps whose dot products are gathered at a time, if a channel has fewer
 PIECES = 8  # weight gradients of so few filters that workers would idle are cut over the samples
@@ -84,22 +86,30 @@ class _Blocks:
     pieces: int = 1
 
 
+def _even(extent: int, most: int) -> int:
+    """A block of at most so many, of as equal ones as can be."""
+    return -(-extent // -(-extent // most)) if extent else 0
+
+
 def _blocks(problem: ConvProblem, kernel: Any, turned: bool = False) -> _Blocks:
     weight_grad, item, taps = problem.direction == "weight_grad", problem.itemsize, problem.R * problem.S
     channels, filters = problem.C // problem.groups, problem.K // problem.groups
     lanes = kernel.BYTES // item
     (sh, sw), (dh, dw) = problem.stride, problem.dilation
     outputs = BUNCH if weight_grad else RUN
-    q = -(-problem.Q // -(-problem.Q // outputs))
-    pitch = q + (problem.S - 1) * dw // sw
-    p = min(max(outputs // pitch, 1), problem.P)
-    p = -(-problem.P // -(-problem.P // p))
-    slots = p + (problem.R - 1) * dh // sh
     phases_h, phases_w = min(problem.R, sh // math.gcd(sh, dh)), min(problem.S, sw // math.gcd(sw, dw))
+    down, across = (problem.R - 1) * dh // sh, (problem.S - 1) * dw // sw
+    # Few channels are taken at once, in blocks that are so much smaller: then sums go straight to the result.
+    together = channels if channels <= FEW and not weight_grad else 1
+    row = ROWS_BYTES // item // (problem.R * phases_w)
+    q = _even(problem.Q, min(outputs, max(row // together - across, LEAST)))
+    pitch = q + across
+    slots = BLOCK_BYTES // item // (phases_h * phases_w * pitch * together)
+    p = _even(problem.P, max(min(outputs // pitch, slots - down), 1))
+    slots = p + down
     plane = phases_h * phases_w * slots * pitch
     planes = BLOCK_BYTES // item // plane
-    c = min(planes, ROWS_BYTES // item // (problem.R * phases_w * pitch), DOT_TAPS // taps if weight_grad else channels)
-    c = -(-channels // -(-channels // max(c, 1)))
+    c = _even(channels, max(min(planes, row // pitch, DOT_TAPS // taps if weight_grad else channels), 1))
     run, tiles = up((p - 1) * pitch + q, lanes), -(-filters // kernel.FILTERS)
     bunch = pieces = 1
     each = run  # elements that a filter needs
