@@ -14,6 +14,7 @@
 
 #ifndef DIRECT_K
 #define DIRECT_K (VECTOR_REGISTERS == 32 ? 8 : 4) /* filters of one tile, at the most */
+#define DIRECT_AHEAD 256 /* bytes, from where a tile stores to where lines are asked for: large results come from memory */
 #define DIRECT_MOST 8                             /* vectors of one filter, at the most: each has a pointer */
 #if VECTOR_REGISTERS == 32
 #define DIRECT_EACH(TILE) TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8)
@@ -39,6 +40,7 @@
             T* to[U];                                                                                      \
             DIRECT_FOR(u, U) from[u] = at[2 * (i + u)];                                                    \
             DIRECT_FOR(u, U) to[u] = y + at[2 * (i + u) + 1];                                              \
+            DIRECT_FOR(k, K) DIRECT_FOR(u, U) __builtin_prefetch(to[u] + k * ld + DIRECT_AHEAD / sizeof(T), 1); \
             DIRECT_FOR(k, K) DIRECT_FOR(u, U) {                                                            \
                 if (start) sum[k][u] = start[k] - (V(T)){0};                                               \
                 else sum[k][u] = *(const V(T)*)(to[u] + k * ld);                                           \
