@@ -164,24 +164,27 @@ static void PASTE(T, copy_runs)(const T* in, const ptrdiff_t* offsets, ptrdiff_t
 static void PASTE(T, transpose_rows)(const T* restrict in, const ptrdiff_t* offsets, ptrdiff_t rows, ptrdiff_t next,
                                      ptrdiff_t columns, const T* end, T* restrict out, const ptrdiff_t* to) {
     const ptrdiff_t ahead = AHEAD / (ptrdiff_t)sizeof(T);
-    for (ptrdiff_t i = 0; i < rows; i += 2 * LANES(T)) { /* two vectors of rows, or what is left */
+    /* Two vectors of rows, whose columns make whole lines; one where all rows fall on the same few sets of a cache. */
+    const ptrdiff_t apart = rows > 1 ? (offsets[1] - offsets[0]) * (ptrdiff_t)sizeof(T) : 1;
+    const ptrdiff_t some = apart % 4096 == 0 ? LANES(T) : 2 * LANES(T);
+    for (ptrdiff_t i = 0; i < rows; i += some) {
         const T* row[2 * PASTE__(LANES, T)];
-        for (ptrdiff_t l = 0; l < 2 * LANES(T); l++) row[l] = in + offsets[i + l < rows ? i + l : i];
+        for (ptrdiff_t l = 0; l < some; l++) row[l] = in + offsets[i + l < rows ? i + l : i];
         for (ptrdiff_t j = 0; j < columns; j += LANES(T)) {
             if (j > 0 && columns - j <= 2) { /* a block for one or two columns would cost more */
                 for (; j < columns; j++)
-                    for (ptrdiff_t l = 0; l < 2 * LANES(T) && i + l / LANES(T) * LANES(T) < rows; l++)
+                    for (ptrdiff_t l = 0; l < some && i + l / LANES(T) * LANES(T) < rows; l++)
                         out[to[j] + i + l] = i + l < rows ? row[l][j] : 0;
                 break;
             }
             if (columns - j < LANES(T) && columns >= LANES(T)) j = columns - LANES(T); /* the last block overlaps */
             const ptrdiff_t width = columns - j < LANES(T) ? columns - j : LANES(T);
             if (j + ahead < columns)
-                for (ptrdiff_t l = 0; l < 2 * LANES(T); l++) __builtin_prefetch(row[l] + j + ahead);
+                for (ptrdiff_t l = 0; l < some; l++) __builtin_prefetch(row[l] + j + ahead);
             else if (columns >= ahead / 4)
-                for (ptrdiff_t l = i + 2 * LANES(T); l < i + 4 * LANES(T) && l < rows + next; l++)
+                for (ptrdiff_t l = i + some; l < i + 2 * some && l < rows + next; l++)
                     __builtin_prefetch(in + offsets[l] + (columns < ahead ? j : j + ahead - columns));
-            for (ptrdiff_t i1 = i; i1 < i + 2 * LANES(T) && i1 < rows; i1 += LANES(T)) {
+            for (ptrdiff_t i1 = i; i1 < i + some && i1 < rows; i1 += LANES(T)) {
                 const T* const* first = row + (i1 - i);
                 const ptrdiff_t height = rows - i1;
                 V(T) v[PASTE__(LANES, T)];
