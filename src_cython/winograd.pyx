@@ -420,10 +420,10 @@ cdef inline Py_ssize_t together(const Task* t, Py_ssize_t i) noexcept nogil:
 cdef inline void products(const Task* t, const Parity* parity, Py_ssize_t tiles, const real* v, Py_ssize_t fv, Py_ssize_t groups,
                           const real* u, Py_ssize_t fu, real* m, Py_ssize_t fm, bint more) noexcept nogil:
     """m (+)= u v for so many groups of channels, at each frequency where the filters of this parity are not 0."""
-    cdef Py_ssize_t last = t.points - 1, i, j, f, L = lanes_of(u), part = part_of(tiles)
+    cdef Py_ssize_t last = t.points - 1, longest = t.points - t.advance + 1, i, j, f, L = lanes_of(u), part = part_of(tiles)
     for f in range(t.points * t.points):
         i, j = f // t.points, f % t.points
-        if (i == last and parity.rows < t.parity[0].rows) or (j == last and parity.columns < t.parity[0].columns):
+        if (i == last and parity.rows < longest) or (j == last and parity.columns < longest):
             if not more:
                 memset(m + f * fm, 0, tiles * 2 * L * sizeof(real))
         else:

@@ -111,7 +111,8 @@ def test_parities(kernel, isa):
         y = fc.conv2d(x, w, method="winograd", **options)
         np.testing.assert_allclose(y, fc.conv2d(x, w, method="gemm", **options), rtol=0, atol=1e-12)
         dx = fc.conv2d_input_grad(y, w, x.shape, method="winograd", **options)
-        np.testing.assert_allclose(dx, fc.conv2d_input_grad(y, w, x.shape, method="gemm", **options), rtol=0, atol=1e-11)
+        expected = fc.conv2d_input_grad(y, w, x.shape, method="gemm", **options)
+        np.testing.assert_allclose(dx, expected, rtol=0, atol=1e-11)
 
 
 def test_what_a_stride_of_two_excludes():
@@ -124,5 +125,5 @@ def test_what_a_stride_of_two_excludes():
         with pytest.raises(fc.UnsupportedError, match=reason):
             fc.conv2d(x, w, method="winograd", **options)
     y = fc.conv2d(x, w, stride=2)
-    with pytest.raises(fc.UnsupportedError, match="weight gradients .* stride of 2"):
+    with pytest.raises(fc.UnsupportedError, match="weight gradients have no such variant"):
         fc.conv2d_weight_grad(x, y, w.shape, stride=2, method="winograd")

@@ -32,6 +32,7 @@ PRODUCT_BYTES = 4096  # that could be moved while the product of one group is se
 # What an element beside the multiply-adds costs, in parts of the time that machine.Rates.bandwidth reckons
 COPYING = 0.18  # copied, into a patch or a panel
 TURNING = 0.4  # transposed into a panel
+PLANES = 0.6  # the same of planes of dy, of which few windows make little
 PIECING = 1.0  # the same in short runs, or strided ones
 SHIFTING = 1.8  # the same where each run begins elsewhere in a line: windows of a weight gradient at stride 1
 STORING = 0.5  # stored as the tile has it
@@ -88,7 +89,7 @@ def _product(problem: ConvProblem, swapped: bool, turned: bool, kernel: Any) -> 
     if problem.direction == "weight_grad":
         windows, depth, rows_inside = taps, pixels, swapped
         pieces = PIECING if problem.stride[1] > 1 else SHIFTING
-        packing = COPYING if last else TURNING if swapped or in_place else pieces
+        packing = COPYING if last else TURNING if in_place else PLANES if swapped else pieces
     else:
         windows, depth, rows_inside = pixels, taps, swapped and not last
         if swapped:

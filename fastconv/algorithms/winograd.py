@@ -1,9 +1,9 @@
 """Winograd's minimal filtering: F(4x4,3x3) and F(4x4,5x5) with 4 and 6.25 times fewer multiplications.
 
 F(2x2,3x3) and F(2x2,5x5) serve small maps and tight error bounds. F(6x6,3x3) saves most (5 times) and errs most: it
-serves only where max_error admits it. At a stride of 2, filters of 3x3, 4x4 and 5x5 are split by the parity of their taps
-into four of 2x2 or 3x3 and less, which are convolutions at stride 1: F(4x4,2x2) and F(4x4,3x3), with 1.8, 2.6 and 3.3
-times fewer multiplications; forward and input gradient only.
+serves only where max_error admits it. At a stride of 2, filters of 3x3, 4x4 and 5x5 are split by the parity of their
+taps into four of 2x2 or 3x3 and less, which are convolutions at stride 1: F(4x4,2x2) and F(4x4,3x3), with 1.8, 2.6 and
+3.3 times fewer multiplications; forward and input gradient only.
 
 Forward and input gradient (a forward convolution with turned filters); dilation by phases; groups one after another.
 Kernel: src_cython/winograd.pyx, which draws the layouts; this module chooses block sizes and the order of the loops.
@@ -120,7 +120,7 @@ class _Task:
     """What the kernel computes: an input gradient is a forward convolution of dy."""
 
     problem: ConvProblem
-    """The forward convolution; of an input gradient at a stride of 2, with the longest filters, so that tiles suffice."""
+    """The forward convolution; of an input gradient at a stride of 2, that of the largest parity."""
     stride: int
     parities: tuple[_Parity, ...]
     adding: bool
@@ -157,7 +157,8 @@ def _gradient(problem: ConvProblem) -> _Task:
         tiles[axis] = max((p.problem.P, p.problem.Q)[axis] + before[axis] - p.problem.padding[axis][0] for p in found)
     parities = []
     for p in sorted(found, key=lambda p: (-p.problem.R, -p.problem.S)):
-        start = [out.start - 2 * (first - pad[0]) for out, first, pad in zip(p.out, before, p.problem.padding, strict=True)]
+        late = [first - pad[0] for first, pad in zip(before, p.problem.padding, strict=True)]
+        start = [out.start - 2 * delay for out, delay in zip(p.out, late, strict=True)]
         parities.append(_Parity(p.taps[0].start, p.taps[1].start, p.problem.R, p.problem.S, *start))
     pads = [
         (first, count - 1 + most - first - extent)
@@ -293,20 +294,20 @@ def _cost(problem: ConvProblem, m: int, isa: str) -> Cost:
     parities = len(task.parities)
     ins, outs = (parities, 1) if task.adding else (1, parities)
     tiles, filters = e.tiles * (e.channels * ins + e.filters * outs), e.channels * e.filters * parities
-    most = task.parities[0]
-    absent = ((most.rows - p.rows, most.columns - p.columns) for p in task.parities)
-    frequencies = sum((e.points - rows) * (e.points - columns) for rows, columns in absent)
+    taps = _taps(task.problem)
+    frequencies = sum((e.points - taps + p.rows) * (e.points - taps + p.columns) for p in task.parities)
     products = 2 * e.tiles * e.channels * e.filters * frequencies
     # A vector goes through a transform of POINTS points at about half the speed of a product, in twice as many
-    # multiply-adds as it has elements.
-    transforms = 8 * (tiles + filters) * e.frequencies
+    # multiply-adds as it has elements; tiles have to be loaded, or stored, as well.
+    transforms = 8 * (2 * tiles + filters) * e.frequencies
     few = products / e.lanes if e.tiles < 4 else 0  # a product of few tiles waits for its own sums
     moved = e.frequencies * (2 * tiles + (filters if waiting else 0)) / 4  # filters, or sums, that don't stay in L2
     moved += e.channels * e.filters * task.taps**2
     if task.adding:  # every second pixel of a row, and tiles that seldom stay in L2
         moved += PARITY * e.frequencies * e.tiles * e.channels * ins
     groups = problem.groups
-    return Cost((products + transforms + few) * groups, moved * e.item * groups, shared * e.item, worker, "gemm", groups * 2)
+    flops = (products + transforms + few) * groups
+    return Cost(flops, moved * e.item * groups, shared * e.item, worker, "gemm", groups * 2)
 
 
 # --- running ---------------------------------------------------------------------------------------
@@ -342,18 +343,19 @@ def _tables(problem: ConvProblem, m: int, isa: str) -> _Tables:
     task = _task(problem)
     weight_grad, seen = problem.direction == "weight_grad", task.problem
     blocks = _weight_blocks(task, m, isa) if weight_grad else _blocks(task, m, isa)
-    rows, columns, dy_rows, dy_columns = [], [], [], []
-    for index, steps, outputs, x, dy in (
-        (seen.rows(), seen.dilation[0], seen.P, rows, dy_rows),
-        (seen.columns(), seen.dilation[1], seen.Q, columns, dy_columns),
-    ):
+
+    def indices(index: np.ndarray, steps: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of x, and of dy."""
         count, length = min(steps, outputs), up(-(-outputs // steps), m)
+        dy = _by_phases(np.arange(outputs), steps, count, length)
         if task.adding:
             count = steps = task.stride
-        x.append(_by_phases(index, steps, count, length + _taps(seen) - 1))
-        dy.append(_by_phases(np.arange(outputs), steps, count, length))
+        return _by_phases(index, steps, count, length + _taps(seen) - 1), dy
+
+    rows, dy_rows = indices(seen.rows(), seen.dilation[0], seen.P)
+    columns, dy_columns = indices(seen.columns(), seen.dilation[1], seen.Q)
     kernel = machine.kernels(isa).winograd
-    return _Tables(seen, kernel, PREFIX[seen.compute_dtype], rows[0], columns[0], blocks, dy_rows[0], dy_columns[0])
+    return _Tables(seen, kernel, PREFIX[seen.compute_dtype], rows, columns, blocks, dy_rows, dy_columns)
 
 
 def _filters(plan: Any, w: np.ndarray) -> np.ndarray:
@@ -528,8 +530,8 @@ class Winograd:
         if _folds(problem):
             return [slice(0, problem.H, 1)], [slice(0, problem.W, 1)]
         task = _task(problem)
-        starts = [range(d) for d in task.step]
-        if task.stride > 1:
+        starts = [set(range(d)) for d in task.step]
+        if not task.adding and task.stride > 1:
             starts = [{p.p for p in task.parities}, {p.q for p in task.parities}]
         rows, columns = (
             [slice(max(first, first % d), first + m * d, d) for e in start for first in range(e, extent, m * d)]
