@@ -29,12 +29,13 @@ from fastconv.problem import ConvProblem
 POINTS = {4: (1.0,), 5: (0.375, 1.25), 6: (0.625, 1.5), 8: (0.5, 1.0, 2.0)}
 """By their number, pairs +-p beside infinity and, if it is even, 0; as in simd/winograd_tile.h."""
 CHUNK = 96  # tiles at a time, where their transforms don't fit into L2 anyway
+CHUNK_BYTES = 8 << 20  # of these, or fewer tiles
 MANY_FILTERS = 2 << 20  # bytes of transformed filters from which they are transformed when needed, if tiles can wait
 FEW_TILES = 8 << 20  # bytes of transformed tiles up to which they may wait
 LEAST_TILES = 6  # of a worker: fewer waste the products
 WEIGHT_TILES = 4 << 20  # bytes of transformed tiles of x and dy that a weight gradient keeps at a time, or more
-PARITY = 2.0  # what an element of a tile of one parity's pixels costs more, in elements moved
 WEIGHT_BLOCKS = 4  # of its sums at the least: work for several workers
+PARITY = 2.0  # what an element of a tile of one parity's pixels costs more, in elements moved
 
 
 def _taps(problem: ConvProblem) -> int:
@@ -47,7 +48,10 @@ def _taps(problem: ConvProblem) -> int:
 
 @cache
 def _amplification(pairs: tuple[float, ...], outputs: int, taps: int) -> float:
-    """max over outputs of sum_i |A_i| ||G_i|| ||B_i||, i over the points: what one dimension makes of an error."""
+    """max over outputs of sum_i |A_i| ||G_i|| ||B_i||, i over the points: what one dimension makes of an error.
+
+    0 is a point if their number, outputs + taps - 1, is even.
+    """
     squares, zero = [p * p for p in pairs], (outputs + taps) % 2
     whole = np.poly(squares)[::-1]  # coefficients of prod (y - p^2), lowest first
     rows_b, rows_g, rows_a = [np.linalg.norm(whole)], [1 / abs(whole[0])], [np.eye(1, outputs, 0)[0]]
@@ -131,7 +135,6 @@ class _Task:
     """Of an axis of the filters as they come."""
     step: tuple[int, int]
     """Pixels of the result from one of a tile to the next."""
-
 
 
 def _task(problem: ConvProblem) -> _Task:
@@ -234,7 +237,7 @@ def _blocks(task: _Task, m: int, isa: str) -> _Blocks:
         # there too, but more of them share the filters. What is read for each multiply-add decides.
         chunk = machine.L2_BYTES // 2 // (f * (channels + pair) * e.item)
         if 1 / max(chunk, 1) > 1 / pair + 1 / CHUNK:
-            chunk = CHUNK
+            chunk = min(CHUNK, max(CHUNK_BYTES // (f * channels * e.item), 1))
         chunk = min(up(max(chunk, 1), kernel.TILES), e.tiles)
         block_c = e.channels
         elements = f * (channels * up(chunk, kernel.TILES) + e.line) + f * (chunk * pair + e.line) * beside + patch
