@@ -1,6 +1,7 @@
 """The orders and blocks of Winograd's method: src_cython/winograd.pyx, and its way there."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from convolutions import DIRECTIONS
 
 import fastconv as fc
 from fastconv import machine, reference
-from fastconv.algorithms import winograd
+from fastconv.algorithms import ALGORITHMS, winograd
 from fastconv.problem import ConvProblem
 
 PLACES = {
@@ -29,14 +30,16 @@ LINES = [
 ]
 
 
+SHAPES = {
+    "forward": lambda problem: (problem.x_shape, problem.w_shape),
+    "input_grad": lambda problem: (problem.y_shape, problem.w_shape),
+    "weight_grad": lambda problem: (problem.x_shape, problem.y_shape),
+}
+
+
 def operands(problem):
-    shapes = {
-        "forward": (problem.x_shape, problem.w_shape),
-        "input_grad": (problem.y_shape, problem.w_shape),
-        "weight_grad": (problem.x_shape, problem.y_shape),
-    }
     rng = np.random.default_rng([problem.C, problem.K, problem.H])
-    return [rng.standard_normal(shape).astype(problem.dtype) for shape in shapes[problem.direction]]
+    return [rng.standard_normal(shape).astype(problem.dtype) for shape in SHAPES[problem.direction](problem)]
 
 
 def results(problem, a, b, variant, isa, workers):
@@ -127,3 +130,55 @@ def test_what_a_stride_of_two_excludes():
     y = fc.conv2d(x, w, stride=2)
     with pytest.raises(fc.UnsupportedError, match="weight gradients have no such variant"):
         fc.conv2d_weight_grad(x, y, w.shape, stride=2, method="winograd")
+
+
+@pytest.mark.parametrize("kernel", [5, 6, 7, 8])
+@pytest.mark.parametrize("boundary", ["constant", "wrap"])
+def test_space_to_depth(kernel, boundary, isa):
+    """All directions at a stride of 2 by one at a stride of 1, of four times as many channels."""
+    rng = np.random.default_rng(kernel)
+    variant = winograd.DEPTH4 if kernel < 7 else winograd.DEPTH3
+    for (h, w), before, after in itertools.product(((1, 9), (6, 5), (20, 31)), (0, 1, 4), (0, 3)):
+        if min(h, w) + before + after < kernel:
+            continue
+        base = ConvProblem(
+            N=2, C=3, H=h, W=w, K=9, R=kernel, S=kernel, stride=(2, 2), padding=((before, after), (after, before)),
+            boundary=boundary, cval=0.5 if boundary == "constant" else 0.0, dtype="float64",
+        )  # fmt: skip
+        for direction in DIRECTIONS:
+            problem = replace(base, direction=direction)
+            assert variant.why_not(problem) is None
+            a, b = (rng.standard_normal(shape) for shape in SHAPES[direction](problem))
+            exact = getattr(reference, direction)(a, b, problem)
+            scale = variant.error_bound(problem) * np.linalg.norm(a) * np.linalg.norm(b)
+            first = None
+            for out in results(problem, a, b, variant, isa, (1, 2, 3)):
+                first = out if first is None else first
+                np.testing.assert_allclose(out, exact, rtol=0, atol=scale)
+                np.testing.assert_array_equal(out, first)
+
+
+def test_space_to_depth_adds_the_bias():
+    rng = np.random.default_rng(3)
+    x, w, bias = rng.standard_normal((2, 5, 9, 12)), rng.standard_normal((5, 3, 7, 7)), rng.standard_normal(3)
+    y = fc.conv_transpose2d(x, w, bias, stride=2, padding=2, method="winograd")
+    np.testing.assert_allclose(y, fc.conv_transpose2d(x, w, bias, stride=2, padding=2, method="gemm"), atol=1e-11)
+    x, w, bias = rng.standard_normal((2, 3, 19, 22)), rng.standard_normal((9, 3, 7, 7)), rng.standard_normal(9)
+    packed = fc.plan_conv2d(x.shape, w.shape, dtype="float64", stride=2, method="winograd")
+    expected = fc.conv2d(x, w, bias, stride=2, method="gemm")
+    np.testing.assert_allclose(packed(x, packed.pack(w), bias), expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("line", [*LINES, "n1 c3 h20 w31 k9 r7 s7 stride2 pad3", "n1 c3 h9 w8 k9 r5 s5 stride2 pad4"])
+@pytest.mark.parametrize("direction", ["forward", "input_grad"])
+def test_tiles_cover_the_result_once(line, direction):
+    problem = ConvProblem.from_text(f"{line} {direction}")
+    for variant in ALGORITHMS:
+        if variant.NAME == "winograd" and not variant.why_not(problem):
+            plan = type("Plan", (), {"problem": problem, "tables": None})
+            count = np.zeros(problem.out_shape[2:], int)
+            for rows, columns in itertools.product(*variant.tiles(plan)):
+                assert min(rows.start, columns.start) >= 0
+                assert min(rows.stop, columns.stop) > 0
+                count[rows, columns] += 1
+            assert (count == 1).all(), variant.variant(problem)

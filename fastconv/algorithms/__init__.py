@@ -43,4 +43,7 @@ from fastconv.algorithms import direct, fft, gemm, im2col, naive, separable, win
 
 __all__ = ["ALGORITHMS"]
 
-ALGORITHMS = (separable, winograd.F4, winograd.F2, winograd.F6, gemm, im2col, direct, fft, naive)
+ALGORITHMS = (
+    separable, winograd.F4, winograd.F2, winograd.F6, winograd.DEPTH4, winograd.DEPTH3, gemm, im2col, direct, fft,
+    naive,
+)  # fmt: skip

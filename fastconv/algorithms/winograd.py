@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import machine
-from fastconv.algorithms import phases
+from fastconv.algorithms import phases, space_to_depth
 from fastconv.algorithms.common import PREFIX, Cost, grouped, scratch, up
 from fastconv.problem import ConvProblem
 
@@ -35,6 +35,7 @@ FEW_TILES = 8 << 20  # bytes of transformed tiles up to which they may wait
 LEAST_TILES = 6  # of a worker: fewer waste the products
 WEIGHT_TILES = 4 << 20  # bytes of transformed tiles of x and dy that a weight gradient keeps at a time, or more
 WEIGHT_BLOCKS = 4  # of its sums at the least: work for several workers
+SCATTERING = 4.0  # a pixel between others, put there or taken from there one by one
 PARITY = 2.0  # what an element of a tile of one parity's pixels costs more, in elements moved
 
 
@@ -493,6 +494,8 @@ class Winograd:
         self.outputs = outputs
         self.kernels = kernels
         """Sizes of filters, by stride."""
+        self.weight_grads: tuple[tuple[int, int], ...] = ((1, 1),)
+        """Strides of weight gradients."""
         self.ON_REQUEST = on_request
 
     def why_not(self, problem: ConvProblem) -> str | None:
@@ -505,8 +508,8 @@ class Winograd:
         if problem.R != problem.S or problem.R not in kernels:
             sizes = " or ".join(f"{r}x{r}" for r in kernels)
             return f"filters of {problem.R}x{problem.S} have no such variant at this stride; must be {sizes}"
-        if problem.stride != (1, 1) and problem.direction == "weight_grad":
-            return "weight gradients have no such variant at a stride of 2"
+        if problem.direction == "weight_grad" and problem.stride not in self.weight_grads:
+            return f"weight gradients have no such variant at a stride of {problem.stride[0]}"
         if problem.stride != (1, 1) and problem.dilation != (1, 1):
             return f"its dilation is {problem.dilation}; must be 1 at a stride of 2"
         return None
@@ -543,6 +546,99 @@ class Winograd:
         return rows, columns
 
 
+@dataclass(frozen=True)
+class _Inner:
+    """A plan of the problem at a stride of 1."""
+
+    problem: ConvProblem
+    tables: _Tables
+
+
+class SpaceToDepth(Winograd):
+    """At a stride of 2, all parities of the pixels at once, as channels (fastconv.algorithms.space_to_depth).
+
+    For few channels: they fill vectors together. The four filters are as long as the longest, so nothing is left out.
+    """
+
+    @staticmethod
+    def pack(plan: Any, w: np.ndarray) -> np.ndarray:
+        inner = plan.tables
+        t = np.empty(inner.problem.w_shape, w.dtype)
+        space_to_depth.filters(w, t)
+        return _pack(inner, t)
+
+    @staticmethod
+    def run(plan: Any, a: np.ndarray, b: np.ndarray, bias: np.ndarray, out: np.ndarray, workers: int) -> bool:
+        problem, inner = plan.problem, plan.tables
+        shapes = inner.problem.x_shape, inner.problem.w_shape
+        sizes = [up(math.prod(shape) * out.itemsize, 64) for shape in shapes]
+        with scratch(sum(sizes)) as memory:
+            z, t = (
+                memory[start : start + math.prod(shape) * out.itemsize].view(out.dtype).reshape(shape)
+                for start, shape in zip((0, sizes[0]), shapes, strict=True)
+            )
+            if problem.direction != "input_grad":
+                space_to_depth.gather(problem, a, z)
+            if problem.direction == "weight_grad":
+                finite = _run(inner, z, b, bias, t, workers)
+                space_to_depth.put_filters(t, out)
+                return finite
+            if b.ndim == 4:
+                space_to_depth.filters(b, t)
+                b = t
+            if problem.direction == "forward":
+                return _run(inner, z, b, bias, out, workers)
+            finite = _run(inner, a, b, np.tile(bias, 4), z, workers)
+            space_to_depth.put_pixels(problem, z, out)
+            return finite and not _folds(problem)
+
+    def __init__(self, outputs: int, kernels: dict[tuple[int, int], tuple[int, ...]]) -> None:
+        super().__init__(outputs, kernels)
+        self.weight_grads = tuple(kernels)
+
+    def why_not(self, problem: ConvProblem) -> str | None:
+        reason = super().why_not(problem)
+        if reason is None and problem.groups > 1:
+            return f"it has {problem.groups} groups; must be 1"
+        return reason
+
+    def variant(self, problem: ConvProblem) -> str:
+        taps = -(-problem.R // 2)
+        tiling = (self.outputs, taps) if problem.direction != "weight_grad" else (taps, self.outputs)
+        return "F({0}x{0},{1}x{1}) of space to depth".format(*tiling)
+
+    def error_bound(self, problem: ConvProblem) -> float:
+        return _error_bound(space_to_depth.rewritten(problem), self.outputs)
+
+    def cost(self, problem: ConvProblem, isa: str) -> Cost:
+        inner = space_to_depth.rewritten(problem)
+        found = _cost(inner, self.outputs, isa)
+        pixels, taps = math.prod(inner.x_shape), math.prod(inner.w_shape)
+        moved = SCATTERING * (pixels + taps) * problem.itemsize
+        shared = found.shared + (pixels + taps) * problem.itemsize + 128
+        return replace(found, bytes=found.bytes + moved, shared=shared, calls=found.calls + 2)
+
+    def prepare(self, problem: ConvProblem, isa: str) -> Any:
+        inner = space_to_depth.rewritten(problem)
+        return _Inner(inner, _tables(inner, self.outputs, isa))
+
+    def tiles(self, plan: Any) -> tuple[list[slice], list[slice]]:
+        problem, m = plan.problem, self.outputs
+        if problem.direction == "forward" or _folds(problem):
+            return super().tiles(plan)
+        rows, columns = (
+            [
+                slice(max(first, first % 2), first + 2 * m, 2)
+                for first in (a - pad[0] + 2 * m * tile for a in (0, 1) for tile in range(extent))
+                if first + 2 * m > 0 and first < extent
+            ]
+            for extent, pad in zip(problem.out_shape[2:], problem.padding, strict=True)
+        )
+        return rows, columns
+
+
 F4 = Winograd(4, {(1, 1): (3, 5), (2, 2): (3, 4, 5)})
 F2 = Winograd(2, {(1, 1): (3, 5)})
 F6 = Winograd(6, {(1, 1): (3,)}, on_request=True)
+DEPTH4 = SpaceToDepth(4, {(2, 2): (5, 6)})
+DEPTH3 = SpaceToDepth(3, {(2, 2): (7, 8)})
