@@ -29,7 +29,11 @@ PARITIES = list(itertools.product((0, 1), (0, 1)))
 def rewritten(problem: ConvProblem) -> ConvProblem:
     """The problem at a stride of 1. Its image ends where x does, with its padding: beyond what windows reach, maybe."""
     taps = -(-problem.R // 2), -(-problem.S // 2)
-    padded = problem.padded_shape[2:]
+    # With the padding after, or without where that crops the image: a gradient has all of its pixels.
+    padded = [
+        extent + before + max(after, 0)
+        for extent, (before, after) in zip((problem.H, problem.W), problem.padding, strict=True)
+    ]
     outputs = (problem.P, problem.Q)
     extents = [max(p + t - 1, -(-n // 2)) for p, t, n in zip(outputs, taps, padded, strict=True)]
     beyond = [p + t - 1 - n for p, t, n in zip(outputs, taps, extents, strict=True)]
