@@ -135,7 +135,7 @@ def test_what_a_stride_of_two_excludes():
 @pytest.mark.parametrize("kernel", [5, 6, 7, 8])
 @pytest.mark.parametrize("boundary", ["constant", "wrap"])
 def test_space_to_depth(kernel, boundary, isa):
-    """All directions at a stride of 2 by one at a stride of 1, of four times as many channels."""
+    """Forward and input gradient at a stride of 2 by those at a stride of 1, of four times as many channels."""
     rng = np.random.default_rng(kernel)
     variant = winograd.DEPTH4 if kernel < 7 else winograd.DEPTH3
     for (h, w), before, after in itertools.product(((1, 9), (6, 5), (20, 31)), (0, 1, 4), (0, 3)):
@@ -145,7 +145,7 @@ def test_space_to_depth(kernel, boundary, isa):
             N=2, C=3, H=h, W=w, K=9, R=kernel, S=kernel, stride=(2, 2), padding=((before, after), (after, before)),
             boundary=boundary, cval=0.5 if boundary == "constant" else 0.0, dtype="float64",
         )  # fmt: skip
-        for direction in DIRECTIONS:
+        for direction in ("forward", "input_grad"):
             problem = replace(base, direction=direction)
             assert variant.why_not(problem) is None
             a, b = (rng.standard_normal(shape) for shape in SHAPES[direction](problem))

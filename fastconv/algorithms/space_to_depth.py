@@ -2,8 +2,8 @@
 
 With u = 2i + a and v = 2j + b the padded image x[c, u, v] is z[(a, b, c), i, j], half as high and wide, of four times
 as many channels; a filter w[k, c, r, s] is likewise t[k, (a, b, c), i, j] with (R + 1) // 2 taps along an axis, zeros
-where R is odd and the last one is missing. Then y is z convolved with t at a stride of 1; the gradients are those of
-that, their elements in another order. (W. Shi et al., Real-Time Single Image and Video Super-Resolution Using an
+where R is odd and the last one is missing. Then y is z convolved with t at a stride of 1; dx is the gradient by z, its
+pixels put to their places. (W. Shi et al., Real-Time Single Image and Video Super-Resolution Using an
 Efficient Sub-Pixel Convolutional Neural Network, 2016, call the way back a pixel shuffle.)
 
 A rewrite that any algorithm may use; knows problems and arrays, no algorithm. It pays where channels are few: those of
@@ -20,7 +20,7 @@ import numpy as np
 from fastconv.algorithms import phases
 from fastconv.problem import ConvProblem
 
-__all__ = ["filters", "gather", "put_filters", "put_pixels", "rewritten"]
+__all__ = ["filters", "gather", "put_pixels", "rewritten"]
 
 PARITIES = list(itertools.product((0, 1), (0, 1)))
 """(a, b) in the order of the channels."""
@@ -94,10 +94,3 @@ def filters(w: np.ndarray, t: np.ndarray) -> None:
     for a, b, part in _parts(t, 1):
         taps = w[:, :, a::2, b::2]
         part[:, :, : taps.shape[2], : taps.shape[3]] = taps
-
-
-def put_filters(dt: np.ndarray, dw: np.ndarray) -> None:
-    """dw of dt."""
-    for a, b, part in _parts(dt, 1):
-        taps = dw[:, :, a::2, b::2]
-        taps[...] = part[:, :, : taps.shape[2], : taps.shape[3]]

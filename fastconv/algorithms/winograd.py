@@ -494,8 +494,6 @@ class Winograd:
         self.outputs = outputs
         self.kernels = kernels
         """Sizes of filters, by stride."""
-        self.weight_grads: tuple[tuple[int, int], ...] = ((1, 1),)
-        """Strides of weight gradients."""
         self.ON_REQUEST = on_request
 
     def why_not(self, problem: ConvProblem) -> str | None:
@@ -508,8 +506,8 @@ class Winograd:
         if problem.R != problem.S or problem.R not in kernels:
             sizes = " or ".join(f"{r}x{r}" for r in kernels)
             return f"filters of {problem.R}x{problem.S} have no such variant at this stride; must be {sizes}"
-        if problem.direction == "weight_grad" and problem.stride not in self.weight_grads:
-            return f"weight gradients have no such variant at a stride of {problem.stride[0]}"
+        if problem.stride != (1, 1) and problem.direction == "weight_grad":
+            return "weight gradients have no such variant at a stride of 2"
         if problem.stride != (1, 1) and problem.dilation != (1, 1):
             return f"its dilation is {problem.dilation}; must be 1 at a stride of 2"
         return None
@@ -577,24 +575,15 @@ class SpaceToDepth(Winograd):
                 memory[start : start + math.prod(shape) * out.itemsize].view(out.dtype).reshape(shape)
                 for start, shape in zip((0, sizes[0]), shapes, strict=True)
             )
-            if problem.direction != "input_grad":
-                space_to_depth.gather(problem, a, z)
-            if problem.direction == "weight_grad":
-                finite = _run(inner, z, b, bias, t, workers)
-                space_to_depth.put_filters(t, out)
-                return finite
             if b.ndim == 4:
                 space_to_depth.filters(b, t)
                 b = t
             if problem.direction == "forward":
+                space_to_depth.gather(problem, a, z)
                 return _run(inner, z, b, bias, out, workers)
             finite = _run(inner, a, b, np.tile(bias, 4), z, workers)
             space_to_depth.put_pixels(problem, z, out)
             return finite and not _folds(problem)
-
-    def __init__(self, outputs: int, kernels: dict[tuple[int, int], tuple[int, ...]]) -> None:
-        super().__init__(outputs, kernels)
-        self.weight_grads = tuple(kernels)
 
     def why_not(self, problem: ConvProblem) -> str | None:
         reason = super().why_not(problem)
@@ -603,9 +592,7 @@ class SpaceToDepth(Winograd):
         return reason
 
     def variant(self, problem: ConvProblem) -> str:
-        taps = -(-problem.R // 2)
-        tiling = (self.outputs, taps) if problem.direction != "weight_grad" else (taps, self.outputs)
-        return "F({0}x{0},{1}x{1}) of space to depth".format(*tiling)
+        return "F({0}x{0},{1}x{1}) of space to depth".format(self.outputs, -(-problem.R // 2))
 
     def error_bound(self, problem: ConvProblem) -> float:
         return _error_bound(space_to_depth.rewritten(problem), self.outputs)
