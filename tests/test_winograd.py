@@ -190,3 +190,16 @@ def test_tiles_cover_the_result_once(line, direction):
                 assert min(rows.stop, columns.stop) > 0
                 count[rows, columns] += 1
             assert (count == 1).all(), variant.variant(problem)
+
+
+@pytest.mark.parametrize("kernel", range(3, 9))
+@pytest.mark.parametrize("side", ["end", "start"])
+def test_strided_reads_stay_inside(kernel, side, isa, guarded):
+    """Every second column comes in whole vectors: never from beyond an array."""
+    rng = np.random.default_rng(kernel)
+    for channels, extent, dtype in itertools.product((1, 3, 8, 17), (9, 17, 40), (np.float32, np.float64)):
+        x = guarded(rng.standard_normal((1, channels, extent, extent)).astype(dtype), side)
+        w = guarded(rng.standard_normal((9, channels, kernel, kernel)).astype(dtype), side)
+        y = fc.conv2d(x, w, stride=2, padding=1, method="winograd", workers=2)
+        dy = guarded(y, side)
+        fc.conv2d_input_grad(dy, w, x.shape, stride=2, padding=1, method="winograd", workers=3)

@@ -14,7 +14,7 @@ import numpy as np
 from fastconv import machine
 from fastconv.problem import ConvProblem
 
-__all__ = ["KINDS", "PREFIX", "Cost", "add_up", "grouped", "scratch", "sum_bound", "up"]
+__all__ = ["KINDS", "PREFIX", "Cost", "add_up", "even", "grouped", "scratch", "sum_bound", "up"]
 
 PREFIX = {"float32": "f32", "float64": "f64", "uint64": "u64"}
 """The kernels' names begin with their dtype."""
@@ -43,6 +43,11 @@ class Cost:
 def up(extent: int, block: int) -> int:
     """The next multiple of ``block``."""
     return -(-extent // block) * block
+
+
+def even(extent: int, most: int) -> int:
+    """A block of at most ``most``, of as equal ones as can be; 0 of nothing."""
+    return -(-extent // max(-(-extent // most), 1))
 
 
 def sum_bound(problem: ConvProblem) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 
 from fastconv import machine
 from fastconv.algorithms import phases, rows
-from fastconv.algorithms.common import KINDS, PREFIX, Cost, add_up, sum_bound, up
+from fastconv.algorithms.common import KINDS, PREFIX, Cost, add_up, even, sum_bound, up
 from fastconv.problem import ConvProblem
 
 NAME = "direct"
@@ -86,11 +86,6 @@ class _Blocks:
     pieces: int = 1
 
 
-def _even(extent: int, most: int) -> int:
-    """A block of at most so many, of as equal ones as can be."""
-    return -(-extent // -(-extent // most)) if extent else 0
-
-
 def _blocks(problem: ConvProblem, kernel: Any, turned: bool = False) -> _Blocks:
     weight_grad, item, taps = problem.direction == "weight_grad", problem.itemsize, problem.R * problem.S
     channels, filters = problem.C // problem.groups, problem.K // problem.groups
@@ -102,14 +97,14 @@ def _blocks(problem: ConvProblem, kernel: Any, turned: bool = False) -> _Blocks:
     # Few channels are taken at once, in blocks that are so much smaller: then sums go straight to the result.
     together = channels if channels <= FEW and not weight_grad else 1
     row = ROWS_BYTES // item // (problem.R * phases_w)
-    q = _even(problem.Q, min(outputs, max(row // together - across, LEAST)))
+    q = even(problem.Q, min(outputs, max(row // together - across, LEAST)))
     pitch = q + across
     slots = BLOCK_BYTES // item // (phases_h * phases_w * pitch * together)
-    p = _even(problem.P, max(min(outputs // pitch, slots - down), 1))
+    p = even(problem.P, max(min(outputs // pitch, slots - down), 1))
     slots = p + down
     plane = phases_h * phases_w * slots * pitch
     planes = BLOCK_BYTES // item // plane
-    c = _even(channels, max(min(planes, row // pitch, DOT_TAPS // taps if weight_grad else channels), 1))
+    c = even(channels, max(min(planes, row // pitch, DOT_TAPS // taps if weight_grad else channels), 1))
     run, tiles = up((p - 1) * pitch + q, lanes), -(-filters // kernel.FILTERS)
     bunch = pieces = 1
     each = run  # elements that a filter needs

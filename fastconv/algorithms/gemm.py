@@ -32,7 +32,7 @@ PRODUCT_BYTES = 4096  # that could be moved while the product of one group is se
 # What an element beside the multiply-adds costs, in parts of the time that machine.Rates.bandwidth reckons
 COPYING = 0.18  # copied, into a patch or a panel
 TURNING = 0.4  # transposed into a panel
-PLANES = 0.6  # the same of planes of dy, of which few windows make little
+PLANES = 0.6  # the same of whole planes, in a weight gradient: many lines that lie far apart
 PIECING = 1.0  # the same in short runs, or strided ones
 SHIFTING = 1.8  # the same where each run begins elsewhere in a line: windows of a weight gradient at stride 1
 STORING = 0.5  # stored as the tile has it

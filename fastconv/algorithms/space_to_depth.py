@@ -46,7 +46,7 @@ def rewritten(problem: ConvProblem) -> ConvProblem:
 def gather(problem: ConvProblem, x: np.ndarray, z: np.ndarray) -> None:
     """z of x, with its padding."""
     rows, columns = problem.rows(), problem.columns()
-    for a, b, part in _parts(z, 1):
+    for a, b, part in _parts(z):
         h, v = rows[a::2][: z.shape[2]], columns[b::2][: z.shape[3]]
         part[...] = 0
         place = part[:, :, : len(h), : len(v)]
@@ -60,9 +60,9 @@ def gather(problem: ConvProblem, x: np.ndarray, z: np.ndarray) -> None:
             place[:, :, i : i + len(h), j : j + len(v)] = x[:, :, h[0] : h[-1] + 1 : 2, v[0] : v[-1] + 1 : 2]
 
 
-def _parts(array: np.ndarray, axis: int) -> list[tuple[int, int, np.ndarray]]:
-    """What belongs to each parity, of an axis of channels."""
-    return [(*parity, part) for parity, part in zip(PARITIES, np.split(array, 4, axis), strict=True)]
+def _parts(array: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
+    """The channels of each parity."""
+    return [(*parity, part) for parity, part in zip(PARITIES, np.split(array, 4, axis=1), strict=True)]
 
 
 def _inside(index: np.ndarray) -> tuple[int, np.ndarray]:
@@ -76,13 +76,13 @@ def put_pixels(problem: ConvProblem, dz: np.ndarray, dx: np.ndarray) -> None:
     if problem.boundary != "constant":
         padded = np.empty((1, *problem.padded_shape[1:]), dx.dtype)
         for n in range(problem.N):
-            for a, b, part in _parts(dz[n : n + 1], 1):
+            for a, b, part in _parts(dz[n : n + 1]):
                 place = padded[:, :, a::2, b::2]
                 place[...] = part[:, :, : place.shape[2], : place.shape[3]]
             phases.fold(padded, problem, dx[n : n + 1])
         return
     (top, _), (left, _) = problem.padding
-    for a, b, part in _parts(dz, 1):
+    for a, b, part in _parts(dz):
         i, j = max(-(-(top - a) // 2), 0), max(-(-(left - b) // 2), 0)
         place = dx[:, :, 2 * i + a - top :: 2, 2 * j + b - left :: 2]
         place[...] = part[:, :, i : i + place.shape[2], j : j + place.shape[3]]
@@ -91,6 +91,6 @@ def put_pixels(problem: ConvProblem, dz: np.ndarray, dx: np.ndarray) -> None:
 def filters(w: np.ndarray, t: np.ndarray) -> None:
     """t of w."""
     t[...] = 0
-    for a, b, part in _parts(t, 1):
+    for a, b, part in _parts(t):
         taps = w[:, :, a::2, b::2]
         part[:, :, : taps.shape[2], : taps.shape[3]] = taps

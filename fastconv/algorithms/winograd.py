@@ -23,7 +23,7 @@ import numpy as np
 
 from fastconv import machine
 from fastconv.algorithms import phases, space_to_depth
-from fastconv.algorithms.common import PREFIX, Cost, grouped, scratch, up
+from fastconv.algorithms.common import PREFIX, Cost, even, grouped, scratch, up
 from fastconv.problem import ConvProblem
 
 POINTS = {4: (1.0,), 5: (0.375, 1.25), 6: (0.625, 1.5), 8: (0.5, 1.0, 2.0)}
@@ -219,19 +219,19 @@ def _sizes(task: _Task, m: int, e: _Extents, chunk: int, block_k: int, block_c: 
 def _blocks(task: _Task, m: int, isa: str) -> _Blocks:
     kernel = machine.kernels(isa).winograd
     e = _extents(task, m, kernel)
-    f, pair, filters = e.frequencies, 2 * e.lanes, len(task.parities)
-    channels = e.channels * filters if task.adding else e.channels  # of the tiles
-    packed = e.filters // pair * filters * f * (e.channels * pair + e.line)
+    f, pair, parities = e.frequencies, 2 * e.lanes, len(task.parities)
+    channels = e.channels * parities if task.adding else e.channels  # of the tiles
+    packed = e.filters // pair * parities * f * (e.channels * pair + e.line)
     shared = f * (channels * up(e.tiles, kernel.TILES) + e.line)
     run = min(e.geometry[-1], kernel.LONGEST_RUN)
     pixels = e.points * ((run - 1) * m + e.points)
-    beside = 1 if task.adding or filters == 1 else 2  # parities of one row of the result
+    beside = 1 if task.adding or parities == 1 else 2  # parities of one row of the result
     patch = max(pixels, 2 * m * kernel.LONGEST_RUN * m * beside, kernel.LOADED) * e.lanes
     filters_outside = packed * e.item > MANY_FILTERS and shared * e.item <= FEW_TILES
     if filters_outside:
         chunk = e.tiles
         most = max(machine.L2_BYTES * 5 // 4 // (f * pair * e.item), e.lanes)
-        block_c = up(_even(e.channels, most), e.lanes)
+        block_c = up(even(e.channels, most), e.lanes)
         elements = f * (block_c * pair + e.line) + f * (chunk * pair + e.line) * beside + patch
     else:
         # Either a chunk's tiles stay in L2, and each product reads its filters from beyond; or the tiles come from
@@ -244,11 +244,6 @@ def _blocks(task: _Task, m: int, isa: str) -> _Blocks:
         elements = f * (channels * up(chunk, kernel.TILES) + e.line) + f * (chunk * pair + e.line) * beside + patch
     sizes = _sizes(task, m, e, chunk, 1, block_c)
     return _Blocks(sizes, filters_outside, packed, shared, up(elements * e.item, 64))
-
-
-def _even(extent: int, most: int) -> int:
-    """A block of at most `most`, of as equal ones as can be."""
-    return -(-extent // -(-extent // most))
 
 
 @dataclass(frozen=True)
@@ -272,8 +267,8 @@ def _weight_blocks(task: _Task, m: int, isa: str) -> _WeightBlocks:
     chunk = min(-(-e.tiles // -(-e.tiles // chunk)), e.tiles)
     # Sums of about as many filters as channels stay in L2: each is read as often as there are blocks of the other.
     sums = min(machine.L2_BYTES // 2 // (f * e.item), e.channels * e.filters // WEIGHT_BLOCKS)
-    block_k = _even(e.filters // pair, max(math.isqrt(sums) // pair, 1))
-    block_c = _even(e.channels // e.lanes, max(sums // (block_k * pair * e.lanes), 1)) * e.lanes
+    block_k = even(e.filters // pair, max(math.isqrt(sums) // pair, 1))
+    block_c = even(e.channels // e.lanes, max(sums // (block_k * pair * e.lanes), 1)) * e.lanes
     block = block_k * f * (block_c * pair + e.line)
     blocks = -(-e.channels // block_c) * -(-e.filters // (block_k * pair))
     patch = max(e.points * ((min(run, e.geometry[-1]) - 1) * m + e.points), 2 * m * run * m) * e.lanes
@@ -537,11 +532,23 @@ class Winograd:
         starts = [set(range(d)) for d in task.step]
         if not task.adding and task.stride > 1:
             starts = [{p.p for p in task.parities}, {p.q for p in task.parities}]
-        rows, columns = (
-            [slice(max(first, first % d), first + m * d, d) for e in start for first in range(e, extent, m * d)]
-            for extent, d, start in zip(problem.out_shape[2:], task.step, starts, strict=True)
-        )
-        return rows, columns
+        return _slices(problem, starts, task.step, m)
+
+
+def _slices(
+    problem: ConvProblem, starts: list[set[int]], step: tuple[int, int], m: int
+) -> tuple[list[slice], list[slice]]:
+    """Tiles of m pixels, every step-th, along both axes: where the first ones begin, before the result perhaps."""
+    rows, columns = (
+        [
+            slice(max(first, first % d), first + m * d, d)
+            for start in axis
+            for first in range(start, extent, m * d)
+            if first + m * d > 0
+        ]
+        for extent, d, axis in zip(problem.out_shape[2:], step, starts, strict=True)
+    )
+    return rows, columns
 
 
 @dataclass(frozen=True)
@@ -610,18 +617,10 @@ class SpaceToDepth(Winograd):
         return _Inner(inner, _tables(inner, self.outputs, isa))
 
     def tiles(self, plan: Any) -> tuple[list[slice], list[slice]]:
-        problem, m = plan.problem, self.outputs
+        problem = plan.problem
         if problem.direction == "forward" or _folds(problem):
             return super().tiles(plan)
-        rows, columns = (
-            [
-                slice(max(first, first % 2), first + 2 * m, 2)
-                for first in (a - pad[0] + 2 * m * tile for a in (0, 1) for tile in range(extent))
-                if first + 2 * m > 0 and first < extent
-            ]
-            for extent, pad in zip(problem.out_shape[2:], problem.padding, strict=True)
-        )
-        return rows, columns
+        return _slices(problem, [{-before, 1 - before} for before, _ in problem.padding], (2, 2), self.outputs)
 
 
 F4 = Winograd(4, {(1, 1): (3, 5), (2, 2): (3, 4, 5)})
